@@ -1,0 +1,1 @@
+"""Identities, key cards, the keystore and the trust store."""

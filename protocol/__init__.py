@@ -1,0 +1,1 @@
+"""Pure rules of Picket: formats, verification, state machines; no I/O of any kind."""

@@ -1,0 +1,97 @@
+"""Every bound on what a peer or a client can send, and the reason for its value.
+
+Sizes are bytes, times are integer milliseconds, unless the name says otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# --- canonical values -----------------------------------------------------------------------
+MAX_DEPTH: Final = 16
+"""Nesting of arrays and maps. The deepest structure of the protocol, an incident, needs 8."""
+MAX_ARRAY: Final = 4_096
+"""Elements of one array; the longest is a frame of receipts."""
+MAX_MAP: Final = 256
+"""Pairs of one map; an incident layer has fewer than 100 fields."""
+MAX_TEXT: Final = 65_536
+"""UTF-8 bytes of one text; a narrative is at most 8,000 characters of up to 4 bytes."""
+
+# --- key statements and cards ----------------------------------------------------------------
+MAX_STATEMENT: Final = 48 * 1024
+"""One statement with its signatures; a card with 8 sealing keys is about 20 KiB."""
+MAX_CHAIN: Final = 512
+"""Statements of one node: two a month for twenty years."""
+MAX_BUNDLE: Final = 1024 * 1024
+"""A card bundle (a chain, old cards reduced to their skeleton), before armour."""
+MAX_IDENTITY_KEYS: Final = 8
+"""Identity keys that one inception or rotation may list."""
+MAX_SEAL_KEYS: Final = 8
+"""Sealing keys that one card may list (current, next, and late openers)."""
+MAX_TLS_CERTIFICATES: Final = 4
+MAX_CERTIFICATE: Final = 2_048
+"""DER of one self-signed Ed25519 certificate is about 300 bytes."""
+MAX_ENDPOINTS: Final = 8
+MAX_NAME: Final = 256
+"""Characters of a name, address, origin or other short text."""
+MAX_CARD_LIFETIME_MS: Final = 400 * 86_400_000
+
+# --- envelopes -------------------------------------------------------------------------------
+MAX_RECIPIENTS: Final = 255
+"""With the author's own that makes 256 slots; the United Nations has 193 members."""
+MAX_CARRIERS: Final = 16
+SLOT_SIZE: Final = 1_168
+"""X-Wing encapsulation (1,120) + sealed 32-byte key (48): RFC 9180 single-shot output."""
+MIN_PADDED: Final = 1_024
+MAX_BODY: Final = 64 * 1024
+"""Canonical body before padding; larger things travel as attachments."""
+MAX_CIPHERTEXT: Final = MAX_BODY + 8 * 1024
+"""Padding adds at most 12 %, chunked encryption 16 bytes per 16 KiB and a 72-byte head."""
+MAX_HEADER: Final = 1_024
+MAX_ENVELOPE: Final = 512 * 1024
+"""256 slots (292 KiB), audience (17 KiB), body (72 KiB), header and signature fit."""
+MAX_LIFETIME_MS: Final = 90 * 86_400_000
+"""Longest time an envelope may be carried; also how long carriers keep custody."""
+MAX_SKEW_MS: Final = 24 * 3_600_000
+"""A creation time further ahead of our clock than this is flagged; it decides nothing."""
+MAX_SEQ: Final = 2**53
+"""Sequence numbers stay exact in every JSON reader."""
+
+# --- log -------------------------------------------------------------------------------------
+MAX_LOG_SIZE: Final = 2**48
+MAX_ENTRY: Final = 256
+"""One log entry is a blinded commitment of about 120 bytes; tlog-tiles allows 65,535."""
+MAX_NOTE: Final = 64 * 1024
+"""A signed note; C2SP asks readers to accept 16 signatures, ML-DSA-44 ones take 3.3 KiB each."""
+MAX_NOTE_SIGNATURES: Final = 16
+MAX_PROOF: Final = 64
+"""Hashes of one proof; a tree of 2^48 leaves needs 48."""
+
+# --- frames and links ------------------------------------------------------------------------
+MAX_FRAME: Final = 1024 * 1024
+"""One WebSocket message; must exceed MAX_ENVELOPE."""
+TARGET_FRAME: Final = 64 * 1024
+"""Envelopes are packed into one frame up to about this size."""
+MAX_FRAME_ENVELOPES: Final = 256
+MAX_FRAME_RECEIPTS: Final = 256
+MAX_FRAME_STATEMENTS: Final = 64
+LINK_WINDOW: Final = 64
+"""Envelopes offered on one link and not yet receipted."""
+HELLO_TIMEOUT_MS: Final = 10_000
+RECEIPT_TIMEOUT_MS: Final = 30_000
+"""After this an envelope without a receipt is offered again, and carriers are tried."""
+HEARTBEAT_S: Final = 25
+"""Many address translators drop a silent mapping after 30 to 60 s."""
+MAX_HALF_OPEN: Final = 64
+MAX_HALF_OPEN_PER_ADDRESS: Final = 16
+MAX_REFUSALS_PER_LINK: Final = 10
+"""Refused envelopes after which the link is closed."""
+
+# --- local store and HTTP --------------------------------------------------------------------
+MAX_OUTBOX: Final = 100_000
+"""Undelivered (envelope, peer) pairs; a release beyond it is answered busy."""
+MAX_REQUEST: Final = 256 * 1024
+"""JSON body of one local request."""
+MAX_IMPORT_LINES: Final = 10_000
+MAX_DRAFTS: Final = 20_000
+MAX_PAGE: Final = 500
