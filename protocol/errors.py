@@ -139,6 +139,12 @@ class FrameError(PeerError):
     code = "bad-frame"
 
 
+class OwnEnvelopeError(PeerError):
+    """A genuine envelope of our own that we do not hold: our database has lost something."""
+
+    code = "own-envelope"
+
+
 class ReceiptError(PeerError):
     """A receipt for something that was not sent, or that does not prove what it claims."""
 

@@ -75,6 +75,8 @@ TARGET_FRAME: Final = 64 * 1024
 MAX_FRAME_ENVELOPES: Final = 256
 MAX_FRAME_RECEIPTS: Final = 256
 MAX_FRAME_STATEMENTS: Final = 64
+MAX_CODE: Final = 64
+"""Characters of an error code in a refusal or goodbye."""
 LINK_WINDOW: Final = 64
 """Envelopes offered on one link and not yet receipted."""
 HELLO_TIMEOUT_MS: Final = 10_000

@@ -1,0 +1,127 @@
+"""Which envelopes a node takes in, from whom, and in which part: the whole rule, in one place.
+
+- Unknown authors are refused before their signature is computed.
+- An envelope comes from its author or from another member of its audience, or not at all: whoever
+  else holds one should not.
+- We take it as a recipient or as a carrier; outside its audience we keep no byte of it.
+- A recipient takes an expired envelope (late is better than never); a carrier does not.
+- No private key is needed: a locked node decides the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from protocol import envelope
+from protocol.envelope import Audience, Header, VerifiedEnvelope
+from protocol.errors import (
+    AudienceError,
+    ExpiredError,
+    OwnEnvelopeError,
+    UnknownCardError,
+    UnknownEpochError,
+    UntrustedKeyError,
+)
+from protocol.statement import Card
+
+
+class Part(Enum):
+    """The part of a node in an envelope that it holds."""
+
+    AUTHOR = "author"
+    RECIPIENT = "recipient"
+    CARRIER = "carrier"
+
+
+class View(Protocol):
+    """What admission must know of the node; answered from one consistent snapshot."""
+
+    @property
+    def node_id(self) -> bytes:
+        """Our own node id."""
+        ...
+
+    @property
+    def network(self) -> bytes:
+        """The id of our network."""
+        ...
+
+    @property
+    def carries(self) -> bool:
+        """Whether this node agrees to carry for others."""
+        ...
+
+    def accepts_author(self, node_id: bytes) -> bool:
+        """Whether envelopes written by *node_id* are accepted."""
+        ...
+
+    def card_at(self, node_id: bytes, n: int) -> Card | None:
+        """Return the card that is statement *n* of *node_id*, if we hold it."""
+        ...
+
+    def holds(self, envelope_id: bytes) -> bool:
+        """Whether the envelope is in our log already."""
+        ...
+
+    def epoch(self, opener: bytes) -> tuple[Header, Audience] | None:
+        """Return header and audience of the envelope that opened an epoch, if we hold it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """An envelope to log; ``part`` is ours in it."""
+
+    verified: VerifiedEnvelope
+    part: Part
+    audience: Audience
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An envelope that is in the log already: receipt it again, store nothing."""
+
+    envelope_id: bytes
+
+
+def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Known:
+    """Decide on one envelope that the peer *giver* delivered.
+
+    Raises:
+        PeerError: it is refused; the code says why.
+    """
+    parsed = envelope.parse(wire)
+    header = parsed.header
+    if view.holds(parsed.id):
+        return Known(parsed.id)
+    if header.author != view.node_id and not view.accepts_author(header.author):
+        raise UntrustedKeyError("the author is not a peer whose incidents we accept")
+    card = view.card_at(header.author, header.card_n)
+    if card is None:
+        raise UnknownCardError("the author's key card of that number has not arrived yet")
+    verified = envelope.verify(parsed, network=view.network, message_key=card.message)
+    if header.author == view.node_id:
+        raise OwnEnvelopeError("a peer holds an envelope of ours that our database has lost")
+    audience = parsed.audience or _audience(verified, view)
+    if giver != header.author and not audience.admits(giver):
+        raise AudienceError("the peer that gave it is not in its audience")
+    if view.node_id in audience.recipient_ids:
+        return Admitted(verified, Part.RECIPIENT, audience)
+    if view.node_id not in audience.carriers:
+        raise AudienceError("this node is not in its audience")
+    if not view.carries:
+        raise AudienceError("this node does not carry for others")
+    if now >= header.expires:
+        raise ExpiredError("it has expired and is no longer carried")
+    return Admitted(verified, Part.CARRIER, audience)
+
+
+def _audience(verified: VerifiedEnvelope, view: View) -> Audience:
+    opener = verified.header.opener
+    known = view.epoch(opener) if opener is not None else None
+    if known is None:
+        raise UnknownEpochError("the envelope that opened its epoch has not arrived yet")
+    envelope.check_epoch(verified, *known)
+    return known[1]

@@ -1,0 +1,321 @@
+"""What two linked nodes say to each other, and the envelope of bytes each saying travels in.
+
+A frame is one WebSocket binary message. The hello goes bare; from the proof on every message is
+
+    tag (16 bytes) || payload        tag = H("frame", key of this direction, u64 n, payload)[:16]
+
+where the key comes from both hellos and both certificates, and n counts from 0 in each direction.
+TLS protects the bytes on the wire; the tag ties each frame to this link, direction and place, so a
+frame that is altered, repeated, dropped or moved to another link by anything in between is refused.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias, assert_never
+
+from protocol import limits, suite
+from protocol.canonical import Value, decode, encode
+from protocol.errors import FrameError
+from protocol.shape import array, octets, text, uint
+
+VERSION: Final = 1
+TAG_SIZE: Final = 16
+_COUNTER_SIZE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Who is speaking, a fresh nonce, and how far its key statements go."""
+
+    versions: tuple[int, ...]
+    network: bytes
+    node_id: bytes
+    nonce: bytes
+    chain_n: int
+    chain_head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Both signatures of the sender's link key over the transcript of the link."""
+
+    ed25519: bytes
+    mldsa65: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class WantStatements:
+    """Ask for the key statements of a node from number *first* on."""
+
+    node_id: bytes
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Key statements of one node, ascending."""
+
+    node_id: bytes
+    wires: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Envelopes, as their authors signed them."""
+
+    wires: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptItem:
+    """The proof that one envelope stands in a log."""
+
+    envelope_id: bytes
+    index: int
+    entry: bytes
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Proofs of inclusion in the log of *recipient*, under one signed checkpoint of it."""
+
+    recipient: bytes
+    checkpoint: bytes
+    items: tuple[ReceiptItem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an envelope was not taken, and after how long (ms) it may be offered again."""
+
+    envelope_id: bytes
+    code: str
+    retry_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Envelopes that were not taken."""
+
+    items: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bye:
+    """The sender closes the link, and why."""
+
+    code: str
+
+
+Frame: TypeAlias = Hello | Proof | WantStatements | Statements | Deliver | Receipts | Refuse | Bye
+
+
+# --- payloads --------------------------------------------------------------------------------
+def encode_frame(frame: Frame) -> bytes:
+    """Return the canonical payload of *frame*."""
+    return encode(_value(frame))
+
+
+def _value(frame: Frame) -> list[object]:
+    match frame:
+        case Hello():
+            return [
+                1, frame.versions, frame.network, frame.node_id, frame.nonce, frame.chain_n,
+                frame.chain_head,
+            ]  # fmt: skip
+        case Proof():
+            return [2, frame.ed25519, frame.mldsa65]
+        case WantStatements():
+            return [3, frame.node_id, frame.first]
+        case Statements():
+            return [4, frame.node_id, frame.wires]
+        case Deliver():
+            return [5, frame.wires]
+        case Receipts():
+            items = [[i.envelope_id, i.index, i.entry, i.proof] for i in frame.items]
+            return [6, frame.recipient, frame.checkpoint, items]
+        case Refuse():
+            return [7, [[i.envelope_id, i.code, i.retry_after] for i in frame.items]]
+        case Bye():
+            return [8, frame.code]
+        case _:
+            assert_never(frame)
+
+
+def decode_frame(payload: bytes) -> Frame:
+    """Return the frame that *payload* holds.
+
+    Raises:
+        FrameError: its type is not known.
+        DecodeError: it is not canonical, or a field has the wrong shape.
+        LimitError: it, or a part of it, is beyond its bound.
+    """
+    fields = array(
+        decode(payload, max_bytes=limits.MAX_FRAME), "frame", minimum=1, maximum=limits.MAX_ARRAY
+    )
+    number = uint(fields[0], "frame.type", maximum=255)
+    if number not in _READERS:
+        raise FrameError(f"frame type {number} is not known")
+    size, read = _READERS[number]
+    return read(array(fields, "frame", size=size))
+
+
+def _hello(fields: list[Value]) -> Hello:
+    versions = array(fields[1], "hello.versions", minimum=1, maximum=16)
+    return Hello(
+        tuple(uint(version, "hello.version", maximum=255) for version in versions),
+        octets(fields[2], "hello.network", size=32),
+        octets(fields[3], "hello.node_id", size=32),
+        octets(fields[4], "hello.nonce", size=32),
+        uint(fields[5], "hello.chain_n", maximum=limits.MAX_CHAIN),
+        octets(fields[6], "hello.chain_head", size=32),
+    )
+
+
+def _proof(fields: list[Value]) -> Proof:
+    return Proof(
+        octets(fields[1], "proof.ed25519", size=suite.ED25519_SIGNATURE),
+        octets(fields[2], "proof.mldsa65", size=suite.MLDSA65_SIGNATURE),
+    )
+
+
+def _want_statements(fields: list[Value]) -> WantStatements:
+    return WantStatements(
+        octets(fields[1], "want_statements.node_id", size=32),
+        uint(fields[2], "want_statements.first", maximum=limits.MAX_CHAIN),
+    )
+
+
+def _statements(fields: list[Value]) -> Statements:
+    wires = array(fields[2], "statements.wires", minimum=1, maximum=limits.MAX_FRAME_STATEMENTS)
+    return Statements(
+        octets(fields[1], "statements.node_id", size=32),
+        tuple(octets(w, "statements.wire", maximum=limits.MAX_STATEMENT) for w in wires),
+    )
+
+
+def _deliver(fields: list[Value]) -> Deliver:
+    wires = array(fields[1], "deliver.wires", minimum=1, maximum=limits.MAX_FRAME_ENVELOPES)
+    return Deliver(tuple(octets(w, "deliver.wire", maximum=limits.MAX_ENVELOPE) for w in wires))
+
+
+def _receipts(fields: list[Value]) -> Receipts:
+    items = array(fields[3], "receipts.items", minimum=1, maximum=limits.MAX_FRAME_RECEIPTS)
+    return Receipts(
+        octets(fields[1], "receipts.recipient", size=32),
+        octets(fields[2], "receipts.checkpoint", maximum=limits.MAX_NOTE),
+        tuple(_receipt_item(item) for item in items),
+    )
+
+
+def _receipt_item(value: Value) -> ReceiptItem:
+    envelope_id, index, entry, proof = array(value, "receipt", size=4)
+    hashes = array(proof, "receipt.proof", maximum=limits.MAX_PROOF)
+    return ReceiptItem(
+        octets(envelope_id, "receipt.envelope_id", size=32),
+        uint(index, "receipt.index", maximum=limits.MAX_LOG_SIZE),
+        octets(entry, "receipt.entry", maximum=limits.MAX_ENTRY),
+        tuple(octets(item, "receipt.proof.hash", size=32) for item in hashes),
+    )
+
+
+def _refuse(fields: list[Value]) -> Refuse:
+    items = array(fields[1], "refuse.items", minimum=1, maximum=limits.MAX_FRAME_ENVELOPES)
+    refusals = []
+    for item in items:
+        envelope_id, code, retry_after = array(item, "refusal", size=3)
+        refusals.append(
+            Refusal(
+                octets(envelope_id, "refusal.envelope_id", size=32),
+                _code(code, "refusal.code"),
+                uint(retry_after, "refusal.retry_after", maximum=limits.MAX_LIFETIME_MS),
+            )
+        )
+    return Refuse(tuple(refusals))
+
+
+def _bye(fields: list[Value]) -> Bye:
+    return Bye(_code(fields[1], "bye.code"))
+
+
+def _code(value: Value, field: str) -> str:
+    code = text(value, field, maximum=limits.MAX_CODE)
+    # Codes reach logs and terminals: nothing in them may be more than a word.
+    if not all(
+        character.isascii() and (character.isalnum() or character == "-") for character in code
+    ):
+        raise FrameError(f"{field} is not a code")
+    return code
+
+
+_READERS: Final[dict[int, tuple[int, Callable[[list[Value]], Frame]]]] = {
+    1: (7, _hello),
+    2: (3, _proof),
+    3: (3, _want_statements),
+    4: (3, _statements),
+    5: (2, _deliver),
+    6: (4, _receipts),
+    7: (2, _refuse),
+    8: (2, _bye),
+}
+
+
+# --- links -----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """Everything both ends of a link must agree on before they believe each other."""
+
+    dialer_hello: bytes
+    acceptor_hello: bytes
+    dialer_certificate: bytes
+    acceptor_certificate: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """Return the digest that both proofs sign."""
+        parts = (
+            self.dialer_hello, self.acceptor_hello,
+            self.dialer_certificate, self.acceptor_certificate,
+        )  # fmt: skip
+        return suite.digest("link", encode(parts))
+
+
+def proof_label(*, dialer: bool) -> str:
+    """Return the signature label of a side, so that neither proof can be sent back as the other."""
+    return "link/dialer" if dialer else "link/acceptor"
+
+
+class Tagger:
+    """Tags the frames of one direction of a link, or checks the tags of the other."""
+
+    def __init__(self, transcript: Transcript, *, from_dialer: bool) -> None:
+        self._key = suite.digest(
+            "frame-key", b"dialer" if from_dialer else b"acceptor", transcript.digest
+        )
+        self._count = 0
+
+    def _tag(self, payload: bytes) -> bytes:
+        counter = self._count.to_bytes(_COUNTER_SIZE, "big")
+        return suite.digest("frame", self._key, counter, payload)[:TAG_SIZE]
+
+    def wrap(self, payload: bytes) -> bytes:
+        """Return the message for *payload* and count it."""
+        message = self._tag(payload) + payload
+        self._count += 1
+        return message
+
+    def unwrap(self, message: bytes) -> bytes:
+        """Return the payload of *message* and count it.
+
+        Raises:
+            FrameError: the tag is not that of the next frame of this link and direction.
+        """
+        tag, payload = message[:TAG_SIZE], message[TAG_SIZE:]
+        if not hmac.compare_digest(tag, self._tag(payload)):
+            raise FrameError("a frame was altered, lost, repeated or moved from another link")
+        self._count += 1
+        return payload

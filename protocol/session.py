@@ -1,0 +1,373 @@
+"""The link session: what happens between two nodes on one connection, as a pure state machine.
+
+Events come in as method calls with an explicit ``now`` (ms); an ordered list of effects comes out.
+
+- Effects are performed in order, and each is finished before the next begins.
+- ``Commit`` is durable before ``committed`` is called, so nothing is receipted that could be lost.
+- Every event may be repeated: envelopes and receipts are idempotent by envelope id.
+
+    state   event                    next    effects
+    HELLO   start                    HELLO   Send(hello)
+    HELLO   hello of the peer        PROOF   Send(proof)
+    PROOF   proof of the peer        OPEN    Opened
+    OPEN    deliver                  OPEN    Commit, then through committed: Send(receipts, refuse)
+    OPEN    receipts                 OPEN    StoreReceipts
+    OPEN    refuse                   OPEN    NoteRefusals
+    OPEN    want_statements          OPEN    LoadStatements
+    OPEN    statements               OPEN    StoreStatements
+    any     bye                      CLOSED  Close
+    any     bad or unexpected frame  CLOSED  Send(bye), Close
+    HELLO, PROOF  deadline passed    CLOSED  Send(bye), Close
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias, assert_never
+
+from protocol import limits, suite
+from protocol.errors import (
+    FrameError,
+    LimitError,
+    LinkTimeoutError,
+    PeerError,
+    PicketError,
+    UntrustedKeyError,
+    VersionError,
+    WrongNetworkError,
+)
+from protocol.frames import (
+    VERSION,
+    Bye,
+    Deliver,
+    Frame,
+    Hello,
+    Proof,
+    Receipts,
+    Refusal,
+    Refuse,
+    Statements,
+    Tagger,
+    Transcript,
+    WantStatements,
+    decode_frame,
+    encode_frame,
+    proof_label,
+)
+from protocol.statement import HybridKey
+
+
+class Phase(Enum):
+    """Where the session stands."""
+
+    HELLO = "hello"
+    PROOF = "proof"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+# --- effects ---------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send these bytes as one message."""
+
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Both ends have proved themselves; the link may be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Admit and log these envelopes durably, then call ``committed``."""
+
+    wires: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReceipts:
+    """Verify and store these receipts."""
+
+    receipts: Receipts
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRefusals:
+    """The peer did not take these envelopes."""
+
+    items: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStatements:
+    """Load these key statements, then call ``statements_loaded``."""
+
+    node_id: bytes
+    first: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatements:
+    """Verify and store these key statements."""
+
+    node_id: bytes
+    wires: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the connection; *error* is None when the peer said goodbye."""
+
+    error: PicketError | None
+    code: str
+
+
+Effect: TypeAlias = (
+    Send | Opened | Commit | StoreReceipts | NoteRefusals | LoadStatements | StoreStatements | Close
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Our side: identity, place in our own chain, TLS certificate digest and link key."""
+
+    network: bytes
+    node_id: bytes
+    chain_n: int
+    chain_head: bytes
+    certificate: bytes
+    signer: suite.HybridSigner
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """The peer that the pinned certificate belongs to, and what we hold of its chain."""
+
+    node_id: bytes
+    certificate: bytes
+    link: HybridKey
+    chain_n: int
+    chain_head: bytes
+
+
+class Session:
+    """One link. Create it when TLS is up and pinned, then feed it events."""
+
+    def __init__(
+        self, *, local: Local, remote: Remote, dialer: bool, nonce: bytes, now: int
+    ) -> None:
+        """Begin in HELLO; *nonce* is 32 fresh random bytes, *now* starts the deadline."""
+        self._local = local
+        self._remote = remote
+        self._dialer = dialer
+        self._deadline = now + limits.HELLO_TIMEOUT_MS
+        self._hello = encode_frame(
+            Hello((VERSION,), local.network, local.node_id, nonce, local.chain_n, local.chain_head)
+        )
+        self._transcript: Transcript | None = None
+        self._out: Tagger | None = None
+        self._in: Tagger | None = None
+        self._in_flight: dict[bytes, int] = {}
+        self._refused = 0
+        self._peer_chain: tuple[int, bytes] = (remote.chain_n, remote.chain_head)
+        self.phase = Phase.HELLO
+
+    # --- state -------------------------------------------------------------------------------
+    @property
+    def room(self) -> int:
+        """How many more envelopes may be in flight on this link."""
+        return max(0, limits.LINK_WINDOW - len(self._in_flight)) * (self.phase is Phase.OPEN)
+
+    @property
+    def in_flight(self) -> frozenset[bytes]:
+        """Ids of envelopes sent on this link and not yet answered."""
+        return frozenset(self._in_flight)
+
+    # --- events ------------------------------------------------------------------------------
+    def start(self) -> list[Effect]:
+        """Begin: say hello."""
+        return [Send(self._hello)]
+
+    def receive(self, message: bytes, now: int) -> list[Effect]:
+        """Take one message of the peer.
+
+        A PeerError never escapes: it becomes a goodbye with its code and a Close.
+        """
+        if self.phase is Phase.CLOSED:
+            return []
+        try:
+            if len(message) > limits.MAX_FRAME:
+                raise LimitError(f"a frame is longer than {limits.MAX_FRAME} bytes")
+            match self.phase:
+                case Phase.HELLO:
+                    return self._on_hello(message)
+                case Phase.PROOF:
+                    return self._on_proof(self._unwrap(message))
+                case _:
+                    return self._on_frame(decode_frame(self._unwrap(message)), now)
+        except PeerError as error:
+            return self._fail(error)
+
+    def tick(self, now: int) -> list[Effect]:
+        """Let time pass: the hello deadline, and envelopes that nobody answered for."""
+        if self.phase in {Phase.HELLO, Phase.PROOF} and now >= self._deadline:
+            return self._fail(LinkTimeoutError("the peer did not say hello in time"))
+        late = [key for key, sent in self._in_flight.items() if now >= sent]
+        for envelope_id in late:
+            del self._in_flight[envelope_id]
+        return []
+
+    def deliver(self, envelopes: Sequence[tuple[bytes, bytes]], now: int) -> list[Effect]:
+        """Send (id, wire) pairs, packed into frames; what does not fit the window is left out."""
+        fresh = [pair for pair in envelopes if pair[0] not in self._in_flight][: self.room]
+        for envelope_id, _ in fresh:
+            self._in_flight[envelope_id] = now + limits.RECEIPT_TIMEOUT_MS
+        return [self._send(Deliver(wires)) for wires in _packed([wire for _, wire in fresh])]
+
+    def committed(
+        self, receipts: Sequence[Receipts], refusals: Sequence[Refusal], *, faults: int
+    ) -> list[Effect]:
+        """Answer for a Commit that is now durable; *faults* counts refusals that are the peer's.
+
+        The link ends after MAX_REFUSALS_PER_LINK faults.
+        """
+        if self.phase is not Phase.OPEN:
+            return []
+        effects: list[Effect] = [self._send(receipt) for receipt in receipts]
+        if refusals:
+            effects.append(self._send(Refuse(tuple(refusals))))
+        self._refused += faults
+        if self._refused >= limits.MAX_REFUSALS_PER_LINK:
+            error = LimitError(f"{self._refused} of its envelopes had to be refused")
+            return effects + self._fail(error)
+        return effects
+
+    def relay_receipts(self, receipts: Receipts) -> list[Effect]:
+        """Pass on the receipt of a third node to the author that waits for it."""
+        return [self._send(receipts)] if self.phase is Phase.OPEN else []
+
+    def statements_loaded(self, node_id: bytes, wires: Sequence[bytes]) -> list[Effect]:
+        """Answer for a LoadStatements; an empty answer sends nothing."""
+        if self.phase is not Phase.OPEN or not wires:
+            return []
+        return [self._send(Statements(node_id, tuple(wires)))]
+
+    def want_statements(self, node_id: bytes, first: int) -> list[Effect]:
+        """Ask the peer for key statements that we lack."""
+        return [self._send(WantStatements(node_id, first))] if self.phase is Phase.OPEN else []
+
+    def answered(self, envelope_ids: Sequence[bytes]) -> None:
+        """Free the window of envelopes whose receipt was verified and stored."""
+        for envelope_id in envelope_ids:
+            self._in_flight.pop(envelope_id, None)
+
+    def close(self, code: str) -> list[Effect]:
+        """Say goodbye for a reason of our own (shutdown, trust withdrawn, second link)."""
+        if self.phase is Phase.CLOSED:
+            return []
+        effects = self._goodbye(code)
+        self.phase = Phase.CLOSED
+        return [*effects, Close(None, code)]
+
+    # --- frames ------------------------------------------------------------------------------
+    def _on_hello(self, message: bytes) -> list[Effect]:
+        hello = decode_frame(message)
+        if not isinstance(hello, Hello):
+            raise FrameError("the first frame is not a hello")
+        if VERSION not in hello.versions:
+            raise VersionError("no protocol version in common; one of the nodes must be updated")
+        if hello.network != self._local.network:
+            raise WrongNetworkError("the peer is on another Picket network")
+        if hello.node_id != self._remote.node_id:
+            raise UntrustedKeyError("the peer is not the node that its certificate belongs to")
+        if hello.node_id == self._local.node_id or message == self._hello:
+            raise UntrustedKeyError("the link leads back to this node")
+        self._peer_chain = (hello.chain_n, hello.chain_head)
+        mine, theirs = (self._local.certificate, self._remote.certificate)
+        self._transcript = (
+            Transcript(self._hello, message, mine, theirs)
+            if self._dialer
+            else Transcript(message, self._hello, theirs, mine)
+        )
+        self._out = Tagger(self._transcript, from_dialer=self._dialer)
+        self._in = Tagger(self._transcript, from_dialer=not self._dialer)
+        self.phase = Phase.PROOF
+        label = suite.label(proof_label(dialer=self._dialer))
+        return [self._send(Proof(*self._local.signer.sign(label + self._transcript.digest)))]
+
+    def _on_proof(self, payload: bytes) -> list[Effect]:
+        proof = decode_frame(payload)
+        if not isinstance(proof, Proof):
+            raise FrameError("the second frame is not a proof")
+        assert self._transcript is not None  # noqa: S101  set on the way into PROOF
+        suite.verify_hybrid(
+            proof_label(dialer=not self._dialer),
+            self._remote.link,
+            self._transcript.digest,
+            (proof.ed25519, proof.mldsa65),
+        )
+        self.phase = Phase.OPEN
+        effects: list[Effect] = [Opened()]
+        if self._peer_chain[0] > self._remote.chain_n:
+            effects.append(
+                self._send(WantStatements(self._remote.node_id, self._remote.chain_n + 1))
+            )
+        return effects
+
+    def _on_frame(self, frame: Frame, now: int) -> list[Effect]:
+        del now  # nothing that an open link hears depends on when it hears it
+        match frame:
+            case Hello() | Proof():
+                raise FrameError("a second hello or proof on an open link")
+            case Deliver():
+                return [Commit(frame.wires)]
+            case Receipts():
+                return [StoreReceipts(frame)]
+            case Refuse():
+                self.answered([item.envelope_id for item in frame.items])
+                return [NoteRefusals(frame.items)]
+            case WantStatements():
+                return [LoadStatements(frame.node_id, frame.first)]
+            case Statements():
+                return [StoreStatements(frame.node_id, frame.wires)]
+            case Bye():
+                self.phase = Phase.CLOSED
+                return [Close(None, frame.code)]
+            case _:
+                assert_never(frame)
+
+    # --- sending -----------------------------------------------------------------------------
+    def _unwrap(self, message: bytes) -> bytes:
+        assert self._in is not None  # noqa: S101  set before PROOF
+        return self._in.unwrap(message)
+
+    def _send(self, frame: Frame) -> Send:
+        payload = encode_frame(frame)
+        return Send(payload if self._out is None else self._out.wrap(payload))
+
+    def _goodbye(self, code: str) -> list[Effect]:
+        # Before the proof the peer could not check a tag, and a stranger learns no reason.
+        return [self._send(Bye(code))] if self._out is not None else []
+
+    def _fail(self, error: PicketError) -> list[Effect]:
+        effects = self._goodbye(error.code)
+        self.phase = Phase.CLOSED
+        return [*effects, Close(error, error.code)]
+
+
+def _packed(wires: Sequence[bytes]) -> list[tuple[bytes, ...]]:
+    """Group *wires* into frames of about TARGET_FRAME bytes, in order."""
+    frames: list[list[bytes]] = []
+    size = 0
+    for wire in wires:
+        full = size + len(wire) > limits.TARGET_FRAME
+        if not frames or full or len(frames[-1]) >= limits.MAX_FRAME_ENVELOPES:
+            frames.append([])
+            size = 0
+        frames[-1].append(wire)
+        size += len(wire)
+    return [tuple(frame) for frame in frames]
