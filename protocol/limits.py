@@ -79,6 +79,8 @@ MAX_CODE: Final = 64
 """Characters of an error code in a refusal or goodbye."""
 LINK_WINDOW: Final = 64
 """Envelopes offered on one link and not yet receipted."""
+LINK_QUEUE: Final = 4 * 1024 * 1024
+"""Bytes waiting to be written to one link, above which nothing more is offered on it."""
 HELLO_TIMEOUT_MS: Final = 10_000
 RECEIPT_TIMEOUT_MS: Final = 30_000
 """After this an envelope without a receipt is offered again, and carriers are tried."""

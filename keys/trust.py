@@ -1,0 +1,262 @@
+"""Which nodes are trusted, for what: directional, local, and only ever by an operator's act.
+
+- An unknown node is nothing: its envelopes are refused, its links are not made.
+- A pinned node may link and exchange key statements, no more.
+- Levels rise by approval only; approval needs the safety number and says who compared it and how.
+- A node that signed two different statements of one number is frozen until an operator acts.
+- Frozen and revoked nodes neither link, nor are their new envelopes accepted, nor do they receive.
+- Changing trust makes a new store; the one in use never changes under a reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+
+from keys.fingerprint import format_node_id, parse_node_id
+from protocol.errors import (
+    NotFoundError,
+    PeerError,
+    TrustConflictError,
+    UnknownRecipientError,
+    UntrustedKeyError,
+)
+from protocol.statement import Card, Chain, Statement
+
+
+class Level(StrEnum):
+    """How far we trust a node, ascending up to SHARE."""
+
+    PINNED = "pinned"
+    OBSERVE = "observe"
+    RELAY = "relay"
+    SHARE = "share"
+    FROZEN = "frozen"
+    REVOKED = "revoked"
+
+
+METHODS = ("in-person", "voice", "note-verbale")
+_LINKS = frozenset({Level.PINNED, Level.OBSERVE, Level.RELAY, Level.SHARE})
+_AUTHORS = frozenset({Level.OBSERVE, Level.RELAY, Level.SHARE})
+_CARRIERS = frozenset({Level.RELAY, Level.SHARE})
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """How a node id was compared, by whom and when (ms)."""
+
+    method: str
+    by: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A node we know, under the name by which our operators call it."""
+
+    chain: Chain
+    name: str
+    level: Level
+    verification: Verification | None = None
+
+    @property
+    def node_id(self) -> bytes:
+        """The peer's node id."""
+        return self.chain.node_id
+
+    @property
+    def card(self) -> Card:
+        """The newest card; a pinned chain always has one."""
+        card = self.chain.card
+        assert card is not None  # noqa: S101  pin refuses a chain without a card
+        return card
+
+
+@dataclass(frozen=True, slots=True)
+class TrustStore:
+    """All peers, immutable."""
+
+    own: Chain
+    peers: Mapping[bytes, Peer] = field(default_factory=lambda: MappingProxyType({}))
+
+    @classmethod
+    def of(cls, own: Chain, peers: Iterable[Peer]) -> TrustStore:
+        """Return a store of *peers* around our *own* chain."""
+        return cls(own, MappingProxyType({peer.node_id: peer for peer in peers}))
+
+    def _with(self, peer: Peer) -> TrustStore:
+        return replace(self, peers=MappingProxyType({**self.peers, peer.node_id: peer}))
+
+    # --- changes -----------------------------------------------------------------------------
+    def pin(self, chain: Chain, name: str) -> TrustStore:
+        """Return a store that also knows *chain*, as pinned, or with its newer statements.
+
+        Raises:
+            TrustConflictError: it is our own card, or another peer has that name.
+            UntrustedKeyError: the chain has no card.
+            EquivocationError: it contradicts the chain that we hold.
+        """
+        if chain.node_id == self.own.node_id:
+            raise TrustConflictError(
+                "this is this node's own card", fix="exchange cards: add the card of the other node"
+            )
+        if chain.card is None:
+            raise UntrustedKeyError("the chain holds no card")
+        known = self.peers.get(chain.node_id)
+        if known is not None:
+            return self.apply(chain.node_id, chain.statements)
+        if any(peer.name == name for peer in self.peers.values()):
+            raise TrustConflictError(
+                f"there is another peer called {name!r}", fix="give this one a name of its own"
+            )
+        return self._with(Peer(chain, name, Level.PINNED))
+
+    def apply(self, node_id: bytes, statements: Sequence[Statement]) -> TrustStore:
+        """Return a store in which *node_id* has also made *statements*.
+
+        Raises:
+            UntrustedKeyError: the node is not a peer, or its newest card would lack a body.
+            PeerError: a rule of the chain is broken; EquivocationError calls for ``freeze``.
+        """
+        peer = self.peers.get(node_id)
+        if peer is None:
+            raise UntrustedKeyError("key statements of a node that is not a peer")
+        chain = peer.chain
+        for statement in statements:
+            chain = chain.extend(statement)
+        if chain.head.body is None:
+            raise UntrustedKeyError("the newest key statement is a skeleton that nothing confirms")
+        return self._with(replace(peer, chain=chain))
+
+    def approve(self, node_id: bytes, level: Level, verification: Verification) -> TrustStore:
+        """Return a store in which *node_id* has *level*.
+
+        Raises:
+            NotFoundError: it is not a peer.
+            TrustConflictError: it is frozen or revoked, or the level is none to approve.
+        """
+        peer = self.peer(node_id)
+        if level not in _AUTHORS:
+            raise TrustConflictError(
+                f"{level} is not a level to approve", fix="choose observe, relay or share"
+            )
+        if peer.level in {Level.FROZEN, Level.REVOKED}:
+            raise TrustConflictError(
+                f"{peer.name} is {peer.level}",
+                fix="it needs a new identity before it can be approved",
+            )
+        return self._with(replace(peer, level=level, verification=verification))
+
+    def freeze(self, node_id: bytes) -> TrustStore:
+        """Return a store in which *node_id* is frozen (a revoked node stays revoked)."""
+        peer = self.peer(node_id)
+        if peer.level is Level.REVOKED:
+            return self
+        return self._with(replace(peer, level=Level.FROZEN))
+
+    # --- questions ---------------------------------------------------------------------------
+    def peer(self, node_id: bytes) -> Peer:
+        """Return the peer *node_id*.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        peer = self.peers.get(node_id)
+        if peer is None:
+            raise NotFoundError("no such peer", fix="list them with: picket peers list")
+        return peer
+
+    def find(self, text: str) -> Peer:
+        """Return the peer called *text*, or whose node id is or begins with it.
+
+        Raises:
+            NotFoundError: none or several match.
+        """
+        folded = text.strip().casefold()
+        named = [peer for peer in self.peers.values() if peer.name.casefold() == folded]
+        matches = named or [p for p in self.peers.values() if _id_matches(p.node_id, folded)]
+        if len(matches) != 1:
+            reason = "no peer" if not matches else "more than one peer"
+            raise NotFoundError(f"{reason} matches {text!r}", fix="see: picket peers list")
+        return matches[0]
+
+    def accepts_link(self, node_id: bytes) -> bool:
+        """Whether we hold a link with *node_id*."""
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.level in _LINKS
+
+    def accepts_author(self, node_id: bytes) -> bool:
+        """Whether envelopes of *node_id* are accepted."""
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.level in _AUTHORS
+
+    def linkable(self) -> tuple[Peer, ...]:
+        """Return the peers with which we hold links, by name."""
+        peers = (peer for peer in self.peers.values() if peer.level in _LINKS)
+        return tuple(sorted(peers, key=lambda peer: peer.name))
+
+    def by_certificate(self, certificate: bytes) -> Peer | None:
+        """Return the linkable peer on whose newest card *certificate* (DER) stands."""
+        for peer in self.linkable():
+            if certificate in peer.card.tls:
+                return peer
+        return None
+
+    def card_at(self, node_id: bytes, n: int) -> Card | None:
+        """Return the card that is statement *n* of a peer or of ourselves."""
+        if node_id == self.own.node_id:
+            return self.own.card_at(n)
+        peer = self.peers.get(node_id)
+        return None if peer is None else peer.chain.card_at(n)
+
+    def recipients(self, node_ids: Iterable[bytes], *, now: int) -> dict[bytes, Card]:
+        """Return the cards to seal to, for nodes that may receive from us at *now*.
+
+        Raises:
+            UnknownRecipientError: one is not a peer at level share, or its card has expired.
+        """
+        cards = {}
+        for node_id in node_ids:
+            peer = self.peer(node_id)
+            if peer.level is not Level.SHARE:
+                raise UnknownRecipientError(
+                    f"{peer.name} is at level {peer.level} and may not receive incidents",
+                    fix=f"compare safety numbers, then: picket peers approve {peer.name}",
+                )
+            try:
+                peer.card.seal_key(now)
+            except PeerError as error:
+                raise UnknownRecipientError(
+                    f"{peer.name} cannot receive: {error.message}",
+                    fix="ask that authority for its new card",
+                ) from None
+            cards[node_id] = peer.card
+        return cards
+
+    def carriers(self, node_ids: Iterable[bytes]) -> tuple[bytes, ...]:
+        """Return *node_ids* if all of them may carry for us.
+
+        Raises:
+            UnknownRecipientError: one is not a peer at level relay or share.
+        """
+        chosen = tuple(node_ids)
+        for node_id in chosen:
+            peer = self.peer(node_id)
+            if peer.level not in _CARRIERS:
+                raise UnknownRecipientError(
+                    f"{peer.name} is at level {peer.level} and may not carry for us",
+                    fix=f"approve it first: picket peers approve {peer.name} --level relay",
+                )
+        return chosen
+
+
+def _id_matches(node_id: bytes, folded: str) -> bool:
+    shown = format_node_id(node_id).casefold()
+    if shown.startswith(folded) and len(folded) >= len("xxxxxxx"):
+        return True
+    try:
+        return parse_node_id(folded) == node_id
+    except PeerError:
+        return False

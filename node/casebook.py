@@ -1,0 +1,335 @@
+"""case.db: opened incidents, drafts and tokens, encrypted as a whole with SQLCipher.
+
+- The key comes from the keystore's storage key; a locked node has no case.db.
+- It follows node.db by a cursor (a log index): each step is idempotent, so a crash between the two
+  files costs nothing. What stands here of released and received incidents can always be rebuilt.
+- A record that opens but breaks the schema is quarantined and reported; the cursor goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import sqlcipher3
+import sqlite_utils
+
+from protocol import suite
+from protocol.errors import BusyError, ConflictError, KeystoreError, NotFoundError, StoreError
+
+SCHEMA_VERSION: Final = 1
+_TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
+    "cursor": ({"id": int, "next_index": int}, "id"),
+    "drafts": (
+        {"incident_id": str, "ref": str, "data": str, "external_ref": str, "created": int},
+        "incident_id",
+    ),
+    "records": (
+        {
+            "envelope_id": bytes, "log_index": int, "author": bytes, "incident_id": str,
+            "revision": int, "layers": str, "at": int,
+        },
+        "envelope_id",
+    ),
+    "incidents": (
+        {
+            "incident_id": str, "author": bytes, "ref": str, "revision": int, "own": int,
+            "face": str, "annex": str, "layers": str, "log_index": int, "at": int,
+            "external_ref": str,
+        },
+        ("incident_id", "author"),
+    ),
+    "quarantine": ({"envelope_id": bytes, "log_index": int, "code": str, "at": int}, "envelope_id"),
+    "tokens": (
+        {
+            "id": str, "name": str, "digest": bytes, "scopes": str, "created": int,
+            "expires": int, "last_used": int,
+        },
+        "id",
+    ),
+}  # fmt: skip
+_INDEXES: Final = (
+    "CREATE INDEX records_incident ON records(incident_id, author)",
+    "CREATE UNIQUE INDEX incidents_log ON incidents(log_index)",
+    "CREATE INDEX incidents_ref ON incidents(ref)",
+    "CREATE INDEX drafts_ref ON drafts(ref)",
+)
+
+
+class Casebook:
+    """The encrypted database of opened incidents."""
+
+    def __init__(self, path: Path, storage_key: bytes) -> None:
+        """Open *path* with a key derived from *storage_key*, making the tables if it is new.
+
+        Raises:
+            KeystoreError: it was encrypted under another keystore.
+            StoreError: it is damaged or from a later version.
+        """
+        self.path = path
+        self._connection = sqlcipher3.connect(
+            str(path), isolation_level=None, check_same_thread=False
+        )
+        self._connection.execute("PRAGMA cipher_log_level = NONE")
+        key = suite.derive(storage_key, "case-db").hex()
+        # SQLCipher takes a raw key only as literal text; 64 hex digits need no quoting.
+        self._connection.execute(f"PRAGMA key = \"x'{key}'\"")
+        try:
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON",
+                           "temp_store=MEMORY", "trusted_schema=OFF"):  # fmt: skip
+                self._connection.execute(f"PRAGMA {pragma}")
+            self._database = sqlite_utils.Database(self._connection)
+            self._migrate()
+        except sqlcipher3.DatabaseError:
+            self._connection.close()
+            raise KeystoreError(
+                f"{path} does not open with this keystore, or is damaged",
+                fix="put back the case.db that belongs to it; received incidents can be rebuilt "
+                "by moving it away, drafts cannot",
+            ) from None
+
+    def _migrate(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(f"{self.path} was written by a later version of Picket")
+        if version == 0:
+            with self.transaction():
+                for name, (columns, key) in _TABLES.items():
+                    self._database.table(name).create(columns, pk=key, strict=True)
+                for index in _INDEXES:
+                    self._connection.execute(index)
+                self._connection.execute("INSERT INTO cursor (id, next_index) VALUES (1, 0)")
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the block as one durable transaction; an exception undoes all of it.
+
+        Raises:
+            BusyError: the disk is full or failed; nothing was changed.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlcipher3.OperationalError):
+                raise BusyError(
+                    "case.db cannot be written; nothing was changed", fix="free some disk space"
+                ) from None
+            raise
+
+    def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        return list(self._database.query(sql, list(values)))
+
+    def _row(self, sql: str, *values: object) -> dict[str, Any] | None:
+        return next(iter(self._rows(sql, *values)), None)
+
+    # --- following node.db -------------------------------------------------------------------
+    @property
+    def next_index(self) -> int:
+        """The first log index that has not been followed yet."""
+        return int(self._connection.execute("SELECT next_index FROM cursor").fetchone()[0])
+
+    def advance(self, next_index: int) -> None:
+        """Move the cursor. Call inside the transaction that followed up to it."""
+        self._connection.execute("UPDATE cursor SET next_index = ?", (next_index,))
+
+    def store_record(
+        self,
+        *,
+        envelope_id: bytes,
+        log_index: int,
+        author: bytes,
+        own: bool,
+        record: Mapping[str, Any],
+        at: int,
+    ) -> None:
+        """Add one opened record and bring its incident up to date.
+
+        Only the author's own later revisions replace what is shown; layers of one revision that
+        came in several envelopes are put together.
+        """
+        layers = [name for name in ("face", "annex") if name in record]
+        incident_id, revision = record["incident_id"], record["revision"]
+        self._connection.execute(
+            "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (envelope_id, log_index, author, incident_id, revision, " ".join(layers), at),
+        )
+        old = self._row(
+            "SELECT * FROM incidents WHERE incident_id = ? AND author = ?", incident_id, author
+        )
+        if old is not None and old["revision"] > revision:
+            return
+        merged = dict.fromkeys(("face", "annex"))
+        external = None
+        if old is not None and old["revision"] == revision:
+            merged |= {name: old[name] for name in merged}
+        if old is not None:
+            external = old["external_ref"]
+        merged |= {name: json.dumps(record[name], ensure_ascii=False) for name in layers}
+        if own and (draft := self.draft(incident_id)) is not None:
+            external = draft["external_ref"]
+            self._connection.execute("DELETE FROM drafts WHERE incident_id = ?", (incident_id,))
+        self._connection.execute(
+            "INSERT OR REPLACE INTO incidents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                incident_id, author, record["ref"], revision, int(own), merged["face"],
+                merged["annex"], " ".join(name for name, text in merged.items() if text),
+                old["log_index"] if old is not None else log_index,
+                old["at"] if old is not None else at, external,
+            ),
+        )  # fmt: skip
+
+    def quarantine(self, envelope_id: bytes, log_index: int, code: str, at: int) -> None:
+        """Set aside an envelope whose content cannot be shown, with the reason's code."""
+        self._connection.execute(
+            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)",
+            (envelope_id, log_index, code, at),
+        )
+
+    # --- drafts ------------------------------------------------------------------------------
+    def add_draft(
+        self, *, incident_id: str, ref: str, data: Mapping[str, Any], external_ref: str | None,
+        now: int,
+    ) -> None:  # fmt: skip
+        """Store a draft durably."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT INTO drafts VALUES (?, ?, ?, ?, ?)",
+                (incident_id, ref, json.dumps(data, ensure_ascii=False), external_ref, now),
+            )
+
+    def draft(self, key: str) -> dict[str, Any] | None:
+        """Return the draft whose id or reference is *key*."""
+        row = self._row("SELECT * FROM drafts WHERE incident_id = ? OR ref = ?", key, key)
+        return None if row is None else {**row, "data": json.loads(row["data"])}
+
+    def drafts(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest drafts."""
+        rows = self._rows("SELECT * FROM drafts ORDER BY created DESC, ref LIMIT ?", limit)
+        return [{**row, "data": json.loads(row["data"])} for row in rows]
+
+    def by_external_ref(self, external_ref: str) -> str | None:
+        """Return the incident id that already has *external_ref*."""
+        for table in ("drafts", "incidents"):
+            row = self._row(
+                f"SELECT incident_id FROM {table} WHERE external_ref = ?",  # noqa: S608
+                external_ref,
+            )
+            if row is not None:
+                return str(row["incident_id"])
+        return None
+
+    # --- incidents ---------------------------------------------------------------------------
+    def incident(self, key: str) -> dict[str, Any]:
+        """Return the released or received incident whose id or reference is *key*.
+
+        Raises:
+            NotFoundError: there is none.
+            ConflictError: two authors used the same id or reference.
+        """
+        rows = self._rows("SELECT * FROM incidents WHERE incident_id = ? OR ref = ?", key, key)
+        if not rows:
+            raise NotFoundError(f"no incident {key!r}", fix="list them with: picket incidents list")
+        if len(rows) > 1:
+            raise ConflictError(
+                f"{len(rows)} authors used the id or reference {key!r}",
+                fix="name it by its full incident id; if that is the same too, warn both authors",
+            )
+        return _with_layers(rows[0])
+
+    def incidents(self, *, after: int, limit: int, own: bool | None) -> list[dict[str, Any]]:
+        """Return incidents in log order, from log index *after* on."""
+        wanted = "" if own is None else f" AND own = {int(own)}"
+        rows = self._rows(
+            f"SELECT * FROM incidents WHERE log_index >= ?{wanted} "  # noqa: S608
+            "ORDER BY log_index LIMIT ?",
+            after,
+            limit,
+        )
+        return [_with_layers(row) for row in rows]
+
+    def envelopes_of(self, incident_id: str, author: bytes) -> list[dict[str, Any]]:
+        """Return the record rows of an incident, in log order."""
+        return self._rows(
+            "SELECT * FROM records WHERE incident_id = ? AND author = ? ORDER BY log_index",
+            incident_id, author,
+        )  # fmt: skip
+
+    def counts(self) -> dict[str, int]:
+        """Return how many drafts, released, received and quarantined there are."""
+        queries = {
+            "drafts": "SELECT count(*) FROM drafts",
+            "released": "SELECT count(*) FROM incidents WHERE own = 1",
+            "received": "SELECT count(*) FROM incidents WHERE own = 0",
+            "quarantined": "SELECT count(*) FROM quarantine",
+        }
+        return {
+            name: int(self._connection.execute(sql).fetchone()[0]) for name, sql in queries.items()
+        }
+
+    def quarantined(self) -> list[dict[str, Any]]:
+        """Return what is set aside."""
+        return self._rows("SELECT * FROM quarantine ORDER BY log_index")
+
+    # --- tokens ------------------------------------------------------------------------------
+    def add_token(
+        self, *, token_id: str, name: str, secret: bytes, scopes: Sequence[str], now: int,
+        expires: int,
+    ) -> None:  # fmt: skip
+        """Store a token; of its secret only a digest."""
+        with self.transaction():
+            self._connection.execute(
+                "INSERT INTO tokens VALUES (?, ?, ?, ?, ?, ?, NULL)",
+                (token_id, name, _token_digest(secret), " ".join(scopes), now, expires),
+            )
+
+    def token(self, token_id: str, secret: bytes, now: int) -> frozenset[str] | None:
+        """Return the scopes of a token that is valid at *now*, and note its use; else None."""
+        row = self._row("SELECT * FROM tokens WHERE id = ?", token_id)
+        stored = row["digest"] if row is not None else bytes(32)
+        if not hmac.compare_digest(stored, _token_digest(secret)) or row is None:
+            return None
+        if now >= row["expires"]:
+            return None
+        self._connection.execute("UPDATE tokens SET last_used = ? WHERE id = ?", (now, token_id))
+        return frozenset(row["scopes"].split())
+
+    def tokens(self) -> list[dict[str, Any]]:
+        """Return all tokens without their digests."""
+        return self._rows(
+            "SELECT id, name, scopes, created, expires, last_used FROM tokens ORDER BY created"
+        )
+
+    def remove_token(self, token_id: str) -> None:
+        """Revoke a token.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        with self.transaction():
+            done = self._connection.execute("DELETE FROM tokens WHERE id = ?", (token_id,))
+            if done.rowcount == 0:
+                raise NotFoundError(f"no token {token_id!r}", fix="see: picket tokens list")
+
+
+def _token_digest(secret: bytes) -> bytes:
+    # The secret is 32 random bytes, so a plain digest is enough: there is nothing to guess.
+    return hashlib.sha256(b"picket/1/token\0" + secret).digest()
+
+
+def _with_layers(row: dict[str, Any]) -> dict[str, Any]:
+    layers = {name: json.loads(row[name]) if row[name] else None for name in ("face", "annex")}
+    return {**row, **layers}

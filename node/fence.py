@@ -1,0 +1,69 @@
+"""The fence: a file beside the database that remembers the last published tree head.
+
+A database restored from a backup is older than what peers have seen; signing with it would make two
+histories. The fence is written after every commit that grew the log and before anything leaves, so
+such a database is noticed before the first signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from protocol.errors import RollbackError
+
+_CHECK: Final = 16
+_FIELDS: Final = 3
+
+
+class Fence:
+    """One small file, overwritten in place and synced."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make *path*."""
+        self._path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
+
+    def raise_to(self, size: int, root: bytes) -> None:
+        """Remember *size* and *root* durably."""
+        text = f"{size:020d} {root.hex()}"
+        os.pwrite(self._file, f"{text} {_check(text)}\n".encode(), 0)
+        os.fdatasync(self._file)
+
+    def last(self) -> tuple[int, bytes] | None:
+        """Return the remembered size and root; None if there is none or it was torn by a crash."""
+        fields = os.pread(self._file, 256, 0).decode("ascii", "replace").split()
+        if len(fields) != _FIELDS or _check(f"{fields[0]} {fields[1]}") != fields[2]:
+            return None
+        return int(fields[0]), bytes.fromhex(fields[1])
+
+    def check(self, size: int, root_of: Callable[[int], bytes]) -> None:
+        """Check that a log of *size* entries continues what was published.
+
+        Args:
+            size: present number of entries.
+            root_of: gives the root of the first so many entries.
+
+        Raises:
+            RollbackError: the database is older than, or differs from, what was published.
+        """
+        last = self.last()
+        if last is None:
+            return
+        if last[0] > size or root_of(last[0]) != last[1]:
+            raise RollbackError(
+                f"node.db holds {size} log entries, but {last[0]} were already published: "
+                "it was restored from a backup or changed",
+                fix="put back the newest node.db; signing with this one would make two histories",
+            )
+
+
+def _check(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:_CHECK]

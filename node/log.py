@@ -1,0 +1,238 @@
+"""The verifiable log in node.db: entries, tiles and signed checkpoints, grown in transactions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from protocol.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
+
+from keys.identity import Random, ServiceKeys
+from node.store import Store
+from protocol import merkle
+from protocol.canonical import encode
+from protocol.entry import BLIND_SIZE, EntryKind, local_digest, make_entry, parse_entry
+from protocol.errors import LogCorruptionError, PeerError
+from protocol.frames import ReceiptItem, Receipts
+
+_CHECKPOINTS_KEPT: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something to log: its kind, its subject and what only we know of it."""
+
+    kind: EntryKind
+    subject: bytes
+    local: Sequence[object] = ()
+
+
+class _Tiles:
+    """Reads tiles from node.db for ``protocol.merkle``."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def read_tiles(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:
+        """Return the stored bytes of each tile in *keys*."""
+        found = {}
+        for level, index in keys:
+            data = self._store.scalar(
+                "SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index
+            )
+            if data is None:
+                raise LogCorruptionError(f"tile {level}/{index} of the log is missing")
+            found[level, index] = data
+        return found
+
+
+class Log:
+    """One node's log. Call ``append`` and then ``seal`` inside one transaction."""
+
+    def __init__(
+        self, store: Store, *, keys: ServiceKeys, origin: str, random: Random, node_id: bytes
+    ) -> None:
+        """Open the log; only the size is read."""
+        self._store = store
+        self._keys = keys
+        self._random = random
+        self._node_id = node_id
+        self._tiles = _Tiles(store)
+        self.origin = origin
+
+    @property
+    def size(self) -> int:
+        """Number of entries."""
+        return int(self._store.scalar("SELECT coalesce(max(idx) + 1, 0) FROM entries"))
+
+    def append(self, acts: Sequence[Act]) -> range:
+        """Append one entry per act and return their indexes. Call inside a transaction."""
+        first = self.size
+        rows, leaves = [], []
+        for index, act in enumerate(acts, start=first):
+            local, local_blind = encode(list(act.local)), self._random(BLIND_SIZE)
+            entry = make_entry(
+                act.kind,
+                act.subject,
+                local_commitment=local_digest(local, local_blind),
+                blind=self._random(BLIND_SIZE),
+            )
+            leaves.append(merkle.leaf_hash(entry))
+            rows.append(
+                {
+                    "idx": index, "kind": int(act.kind), "entry": entry, "local": local,
+                    "local_blind": local_blind,
+                }
+            )  # fmt: skip
+        grown = merkle.append(size=first, new_leaves=leaves, reader=self._tiles)
+        self._store.insert_all("entries", rows)
+        self._store.insert_all(
+            "tiles",
+            [{"level": level, "idx": idx, "data": data} for level, idx, data in grown.tiles],
+            replace=True,
+        )
+        return range(first, first + len(acts))
+
+    def seal(self, now: int) -> Checkpoint:
+        """Sign the present tree head and keep it. Call last inside the transaction that grew it."""
+        checkpoint = Checkpoint(self.origin, self.size, self.root())
+        note = sign_checkpoint(
+            checkpoint,
+            ed25519=self._keys.log_ed25519,
+            mldsa44=self._keys.log_mldsa44,
+            now_s=now // 1000,
+        )
+        self._store.insert(
+            "checkpoints", {"size": checkpoint.size, "note": note, "at": now}, replace=True
+        )
+        # One takes 4 KiB; old ones are implied by newer ones and live on in the peers' receipts.
+        self._store.run(
+            "DELETE FROM checkpoints WHERE size NOT IN "
+            "(SELECT size FROM checkpoints ORDER BY size DESC LIMIT ?)",
+            _CHECKPOINTS_KEPT,
+        )
+        return checkpoint
+
+    def root(self, size: int | None = None) -> bytes:
+        """Return the root of the first *size* entries (all by default)."""
+        return merkle.root(self.size if size is None else size, self._tiles)
+
+    def checkpoint(self) -> tuple[int, bytes]:
+        """Return size and signed note of the newest checkpoint.
+
+        Raises:
+            LogCorruptionError: there is none.
+        """
+        row = self._store.row("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
+        if row is None:
+            raise LogCorruptionError("the log has no signed checkpoint")
+        return row["size"], row["note"]
+
+    def entry(self, index: int) -> bytes:
+        """Return the bytes of entry *index*."""
+        entry: bytes = self._store.scalar("SELECT entry FROM entries WHERE idx = ?", index)
+        return entry
+
+    def prove(self, index: int, size: int) -> tuple[bytes, ...]:
+        """Return the inclusion proof of entry *index* in the first *size* entries."""
+        return tuple(merkle.prove_inclusion(index, size, self._tiles))
+
+    def receipts(self, items: Sequence[tuple[bytes, int]]) -> Receipts:
+        """Return receipts for (envelope id, log index) pairs under the newest checkpoint."""
+        size, note = self.checkpoint()
+        return Receipts(
+            self._node_id,
+            note,
+            tuple(
+                ReceiptItem(envelope_id, index, self.entry(index), self.prove(index, size))
+                for envelope_id, index in items
+            ),
+        )
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> int:
+        """Rebuild the tree from every entry and compare it with every stored checkpoint and tile.
+
+        Returns:
+            The number of entries checked.
+
+        Raises:
+            LogCorruptionError: an entry, tile or checkpoint does not fit; names which.
+        """
+        checkpoints = self._verified_checkpoints()
+        size = self.size
+        count = 0
+        peaks: list[tuple[int, bytes]] = []  # (leaves, hash) of perfect subtrees, left to right
+        for count, (index, entry) in enumerate(self._entries(), start=1):
+            if index != count - 1:
+                raise LogCorruptionError(f"entry {count - 1} of the log is missing")
+            leaf = merkle.leaf_hash(entry)
+            if leaf != self._stored_leaf(index):
+                raise LogCorruptionError(f"entry {index} of the log was changed")
+            _push(peaks, leaf)
+            root = checkpoints.pop(count, None)
+            if root is not None and root != _root(peaks):
+                raise LogCorruptionError(f"the log differs from its checkpoint of size {count}")
+            if progress is not None:
+                progress(count)
+        checkpoints.pop(0, None)
+        if checkpoints or count != size:
+            raise LogCorruptionError(
+                f"{max(checkpoints, default=size)} entries were signed, but there are {count}"
+            )
+        if count and _root(peaks) != self.root():
+            raise LogCorruptionError("the stored tree does not fit the entries")
+        return count
+
+    def _entries(self) -> Iterator[tuple[int, bytes]]:
+        step = 1_000
+        for first in range(0, self.size + step, step):
+            for row in self._store.rows(
+                "SELECT idx, entry FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
+                first,
+                first + step,
+            ):
+                self._parse(row["idx"], row["entry"])
+                yield row["idx"], row["entry"]
+
+    @staticmethod
+    def _parse(index: int, entry: bytes) -> None:
+        try:
+            parse_entry(entry)
+        except PeerError as error:
+            raise LogCorruptionError(f"entry {index} of the log is damaged: {error}") from None
+
+    def _stored_leaf(self, index: int) -> bytes:
+        tile = self._tiles.read_tiles([(0, index // 256)])[0, index // 256]
+        return tile[32 * (index % 256) : 32 * (index % 256) + 32]
+
+    def _verified_checkpoints(self) -> dict[int, bytes]:
+        keys = self._keys.log_keys(self.origin)
+        roots = {}
+        for row in self._store.rows("SELECT size, note FROM checkpoints"):
+            try:
+                checkpoint = verify_checkpoint(
+                    row["note"], origin=keys.name, ed25519=keys.ed25519, mldsa44=keys.mldsa44
+                )
+            except PeerError as error:
+                raise LogCorruptionError(
+                    f"the checkpoint of size {row['size']} does not verify: {error}"
+                ) from None
+            if checkpoint.size != row["size"]:
+                raise LogCorruptionError(f"the checkpoint of size {row['size']} was moved")
+            roots[checkpoint.size] = checkpoint.root
+        return roots
+
+
+def _push(peaks: list[tuple[int, bytes]], leaf: bytes) -> None:
+    peaks.append((1, leaf))
+    while len(peaks) > 1 and peaks[-1][0] == peaks[-2][0]:
+        (count, right), (_, left) = peaks.pop(), peaks.pop()
+        peaks.append((2 * count, merkle.node_hash(left, right)))
+
+
+def _root(peaks: Sequence[tuple[int, bytes]]) -> bytes:
+    root = peaks[-1][1]
+    for _, left in reversed(peaks[:-1]):
+        root = merkle.node_hash(left, root)
+    return root

@@ -1,0 +1,771 @@
+"""What a person or a program may ask of a node, as functions from JSON-able values to others.
+
+The local endpoint and the command line both call these; names, ids and times are formatted here and
+nowhere else. Everything is synchronous and runs on the thread that owns the databases.
+"""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from keys.fingerprint import format_node_id, safety_number, verify_safety_number
+from keys.keystore import load, read_passphrase_file
+
+from keys.identity import Random, load_vault
+from keys.trust import METHODS, Level, Peer, Verification
+from node import __version__
+from node.clock import Clock, rfc3339
+from node.config import Config
+from node.core import Core, Shipment
+from protocol import limits, suite
+from protocol.armor import armor, dearmor
+from protocol.canonical import encode
+from protocol.errors import (
+    ConflictError,
+    DecodeError,
+    InvalidIncidentError,
+    NotFoundError,
+    PeerError,
+    RequestError,
+    TrustConflictError,
+    UnknownRecipientError,
+)
+from protocol.statement import Card, make_bundle, verify_bundle
+
+DAY_MS: Final = 86_400_000
+_LAYERS: Final = ("face", "annex")
+_EXPIRY_NOTICE_DAYS: Final = 30
+SCOPES: Final = (
+    "node:read", "incidents:read", "incidents:write", "incidents:release", "log:read",
+    "peers:read", "peers:admin",
+)  # fmt: skip
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What the engine knows of links; a node that is not running has none."""
+
+    running: bool = False
+    linked: Callable[[], frozenset[bytes]] = frozenset
+    trouble: Mapping[bytes, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Audience:
+    """Who is to receive what, as chosen for one release."""
+
+    face: tuple[Peer, ...]
+    annex: tuple[Peer, ...]
+    carriers: tuple[Peer, ...]
+    separately: bool
+
+    @property
+    def digest(self) -> str:
+        """A digest of the choice, which a release repeats to show that it was looked at."""
+        parts = [[p.node_id for p in group] for group in (self.face, self.annex, self.carriers)]
+        return suite.digest("release-preview", encode([*parts, self.separately])).hex()
+
+
+class Service:
+    """All operations of a node, over a Core."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        config: Config,
+        clock: Clock,
+        random: Random,
+        network: Network | None = None,
+    ) -> None:
+        """Serve *core*; *network* says what is linked when the node runs."""
+        self.core, self.config = core, config
+        self._clock, self._random = clock, random
+        self.network = network or Network()
+
+    # --- the node ----------------------------------------------------------------------------
+    def node(self) -> Row:
+        """Return who this node is and where its log stands."""
+        card = self.core.card
+        return {
+            "authority": card.authority,
+            "country": card.country,
+            "network": self.config.node.network,
+            "node_id": format_node_id(self.core.node_id),
+            "version": __version__,
+            "locked": self.core.vault is None,
+            "log": self._log_head(),
+            "endpoints": list(card.endpoints),
+            "limits": {
+                "request_bytes": limits.MAX_REQUEST,
+                "page": limits.MAX_PAGE,
+                "recipients": limits.MAX_RECIPIENTS,
+                "import_lines": limits.MAX_IMPORT_LINES,
+            },
+        }
+
+    def _log_head(self) -> Row:
+        size = self.core.log.size
+        root = base64.b64encode(self.core.log.root(size)).decode()
+        return {"origin": self.core.log.origin, "size": size, "root": root}
+
+    def status(self) -> Row:
+        """Return what an officer on duty wants to see first."""
+        cases = self.core.cases
+        return {
+            **self.node(),
+            "running": self.network.running,
+            "peers": [self._peer_state(peer) for peer in self._peers()],
+            "incidents": cases.counts() if cases else None,
+            "outbox": self.core.outbox.size(),
+            "notices": self._notices(),
+            "keys": [
+                {"purpose": "card", "expires": rfc3339(self.core.card.expires)},
+                *(
+                    {"purpose": "sealing", "expires": rfc3339(key.not_after)}
+                    for key in self.core.card.seal
+                ),
+            ],
+        }
+
+    def _notices(self) -> list[Row]:
+        notices = []
+        if self.core.vault is None:
+            notices.append(("locked", "the node is locked: it receives, but shows and releases "
+                            "nothing", "run: picket unlock"))  # fmt: skip
+        if self.core.home.recovery_sheet.exists():
+            notices.append(("recovery-sheet", "the recovery sheet is still on this machine",
+                            "print it, lock the paper away, then delete recovery-sheet.txt"))  # fmt: skip
+        ends = min(self.core.card.expires, *(key.not_after for key in self.core.card.seal))
+        if ends - self._clock.now() < _EXPIRY_NOTICE_DAYS * DAY_MS:
+            notices.append(("key-expiring", f"this node's card or sealing key ends {rfc3339(ends)}",
+                            "peers cannot seal to it after that: make a new card in time"))  # fmt: skip
+        forked = self.core.store.rows("SELECT DISTINCT author FROM streams WHERE forked = 1")
+        notices += [
+            ("equivocation", f"{self._name(row['author'])} signed two different envelopes in one "
+             "place of a stream", "both are kept; speak to that authority: its keys may be stolen")
+            for row in forked
+        ]  # fmt: skip
+        quarantined = self.core.cases.counts()["quarantined"] if self.core.cases else 0
+        if quarantined:
+            notices.append(("quarantined", f"{quarantined} received envelopes could not be shown",
+                            "ask their authors to send them again; they stand in the log"))  # fmt: skip
+        notices += [
+            ("peer-trouble", f"{self._name(node_id)}: {text}", "")
+            for node_id, text in sorted((self.network.trouble or {}).items())
+            if node_id not in self.network.linked()
+        ]
+        return [{"code": code, "message": message, "fix": fix} for code, message, fix in notices]
+
+    def ready(self) -> Row:
+        """Return the checks behind /readyz.
+
+        Raises:
+            StoreError: the database or the log's head cannot be read.
+        """
+        self.core.log.checkpoint()
+        keystore = "locked" if self.core.vault is None else "unlocked"
+        checks = {"node_db": "ok", "log": "ok", "keystore": keystore}
+        return {"status": "ready", "checks": checks}
+
+    def card(self) -> Row:
+        """Return this node's card, as text to hand to other authorities."""
+        bundle = make_bundle(self.core.trust.own)
+        shown = format_node_id(self.core.node_id)
+        digest = suite.digest("card-bundle", bundle).hex()
+        return {"card": armor(bundle), "node_id": shown, "qr": f"picket-card:{shown}:{digest}"}
+
+    def unlock(self, *, passphrase: bytes | None, passphrase_file: str | None) -> Row:
+        """Open the keystore and catch up with what arrived while locked.
+
+        Raises:
+            WrongPassphraseError: it does not open.
+            KeystoreError: the file is missing, unreadable or damaged.
+        """
+        if self.core.vault is None:
+            if passphrase is None:
+                if passphrase_file is None:
+                    raise RequestError("no passphrase", fix="give passphrase or passphrase_file")
+                passphrase = read_passphrase_file(Path(passphrase_file))
+            self.core.unlock(load_vault(load(self.core.home.keystore, passphrase)))
+        return {"locked": False}
+
+    # --- peers -------------------------------------------------------------------------------
+    def _peers(self) -> list[Peer]:
+        return sorted(self.core.trust.peers.values(), key=lambda peer: peer.name.casefold())
+
+    def _name(self, node_id: bytes) -> str:
+        if node_id == self.core.node_id:
+            return self.core.card.authority
+        peer = self.core.trust.peers.get(node_id)
+        return peer.name if peer else format_node_id(node_id)[:7]
+
+    def _peer_state(self, peer: Peer) -> Row:
+        contact = self.core.store.scalar(
+            "SELECT last_contact FROM peers WHERE node_id = ?", peer.node_id
+        )
+        return {
+            "name": peer.name,
+            "level": peer.level.value,
+            "linked": peer.node_id in self.network.linked(),
+            "last_contact": None if contact is None else rfc3339(contact),
+            "outbox": self.core.outbox.size(peer.node_id),
+        }
+
+    def _peer_row(self, peer: Peer) -> Row:
+        check = peer.verification
+        verified = None
+        if check is not None:
+            verified = {"method": check.method, "by": check.by, "at": rfc3339(check.at)}
+        return {
+            **self._peer_state(peer),
+            "authority": peer.card.authority,
+            "country": peer.card.country,
+            "node_id": format_node_id(peer.node_id),
+            "verified": verified,
+            "endpoints": list(peer.card.endpoints),
+            "card_expires": rfc3339(peer.card.expires),
+            "safety_number": safety_number(
+                self.core.node_id, peer.node_id, network=self.core.trust.own.network
+            ),
+        }
+
+    def peers(self) -> Row:
+        """Return all peers."""
+        return {"items": [self._peer_row(peer) for peer in self._peers()]}
+
+    def peer(self, name: str) -> Row:
+        """Return one peer, by name or node id.
+
+        Raises:
+            NotFoundError: none, or more than one, matches.
+        """
+        return self._peer_row(self.core.trust.find(name))
+
+    def add_peer(self, card: str, name: str | None) -> tuple[Row, bool]:
+        """Pin the node whose armoured *card* this is; False if it was known.
+
+        Raises:
+            PeerError: the card is damaged, weak, expired or of another network.
+            TrustConflictError: it is our own, or the name is taken.
+        """
+        chain = verify_bundle(dearmor(card), network=self.core.trust.own.network)
+        newest = chain.card
+        if newest is not None:
+            newest.seal_key(self._clock.now())
+        known = chain.node_id in self.core.trust.peers
+        chosen = (name or (newest.authority if newest else "")).strip()
+        if not chosen or len(chosen) > limits.MAX_NAME or not chosen.isprintable():
+            raise RequestError("the name is empty, too long or not printable", fix="use --name")
+        return self._peer_row(self.core.add_peer(chain, chosen)), not known
+
+    def approve_peer(
+        self, name: str, *, level: str, safety_digits: str, method: str, by: str
+    ) -> Row:
+        """Raise a peer to a trust level after its safety number was compared.
+
+        Raises:
+            TrustConflictError: the digits differ, or the level or method is none.
+        """
+        peer = self.core.trust.find(name)
+        if level not in {"observe", "relay", "share"}:
+            raise TrustConflictError(
+                f"{level!r} is not a level to approve", fix="choose observe, relay or share"
+            )
+        if method not in METHODS:
+            raise TrustConflictError(
+                f"{method!r} is no way of comparing", fix=f"choose one of {', '.join(METHODS)}"
+            )
+        if not by.strip() or len(by) > limits.MAX_NAME:
+            raise RequestError("by is empty or too long", fix="say who compared the number")
+        verify_safety_number(
+            safety_digits, self.core.node_id, peer.node_id, network=self.core.trust.own.network
+        )
+        verification = Verification(method, by.strip(), self._clock.now())
+        return self._peer_row(self.core.approve_peer(peer.node_id, Level(level), verification))
+
+    # --- drafts ------------------------------------------------------------------------------
+    def create_draft(self, data: Mapping[str, Any], *, external_ref: str | None = None) -> Row:
+        """Check an incident and keep it as a draft.
+
+        Raises:
+            InvalidIncidentError: it breaks the model; lists every problem.
+            BusyError: the disk is full.
+        """
+        from protocol import incident as model  # noqa: PLC0415
+
+        _, cases = self.core.opened()
+        parsed = model.parse_incident(data)
+        if external_ref is not None and (old := cases.by_external_ref(external_ref)):
+            return {**self.incident(old), "duplicate": True}
+        if cases.counts()["drafts"] >= limits.MAX_DRAFTS:
+            raise ConflictError("there are too many drafts", fix="release or remove some")
+        now = self._clock.now()
+        incident_id = str(uuid.UUID(bytes=self._random(16), version=4))
+        ref = model.make_ref(parsed.face.origin_country, int(rfc3339(now)[:4]), self._random(8))
+        cases.add_draft(
+            incident_id=incident_id, ref=ref, data=data, external_ref=external_ref, now=now
+        )
+        return {"id": incident_id, "ref": ref, "state": "draft", **self._advice(parsed)}
+
+    def _advice(self, parsed: Any) -> Row:  # noqa: ANN401  pydantic stays out of start-up
+        from protocol import incident as model  # noqa: PLC0415
+
+        countries = model.concerned_countries(parsed)
+        return {
+            "warnings": [
+                {"pointer": w.pointer, "code": w.code, "message": w.message}
+                for w in model.warnings(parsed)
+            ],
+            "missing_anchors": list(model.missing_anchors(parsed)),
+            "actionable": model.is_actionable(parsed),
+            "concerned_countries": list(countries),
+            "suggested_recipients": [
+                peer.name
+                for peer in self._peers()
+                if peer.card.country in countries and peer.level is Level.SHARE
+            ],
+        }
+
+    def import_drafts(self, items: Sequence[Any], *, dry_run: bool) -> Row:
+        """Check many incidents and keep the good ones as drafts; a bad one stops no other."""
+        from protocol import incident as model  # noqa: PLC0415
+
+        if len(items) > limits.MAX_IMPORT_LINES:
+            raise RequestError(
+                f"{len(items)} lines; at most {limits.MAX_IMPORT_LINES} at once",
+                fix="split the file",
+            )
+        accepted, duplicate = 0, 0
+        errors: list[Row] = []
+        ids: list[str] = []
+        for line, item in enumerate(items, start=1):
+            try:
+                data, external = _split_external(item)
+                if dry_run:
+                    model.parse_incident(data)
+                    accepted += 1
+                    continue
+                row = self.create_draft(data, external_ref=external)
+            except InvalidIncidentError as error:
+                errors += [
+                    {"line": line, "pointer": pointer, "code": code, "message": message}
+                    for pointer, code, message in error.problems
+                ]
+                continue
+            except RequestError as error:
+                errors.append(
+                    {"line": line, "pointer": "", "code": error.code, "message": str(error)}
+                )
+                continue
+            duplicate += "duplicate" in row
+            accepted += "duplicate" not in row
+            ids.append(row["id"])
+        rejected = len({error["line"] for error in errors})
+        return {
+            "accepted": accepted, "duplicate": duplicate, "rejected": rejected,
+            "errors": errors, "ids": ids, "dry_run": dry_run,
+        }  # fmt: skip
+
+    # --- incidents ---------------------------------------------------------------------------
+    def incidents(self, *, after: int, limit: int, state: str | None) -> Row:
+        """Return a page of incidents in log order, or the drafts.
+
+        Args:
+            after: the ``next`` of the page before, 0 at first.
+            limit: at most MAX_PAGE.
+            state: draft, released, received, or None for released and received.
+        """
+        _, cases = self.core.opened()
+        if not 1 <= limit <= limits.MAX_PAGE:
+            raise RequestError(f"limit is outside 1 to {limits.MAX_PAGE}", fix="ask for less")
+        if state == "draft":
+            items = [self._draft_row(row) for row in cases.drafts(limit)]
+            return {"items": items, "next": after, "more": False}
+        if state not in {None, "released", "received"}:
+            raise RequestError(
+                f"state {state!r} is not known", fix="use draft, released or received"
+            )
+        own = None if state is None else state == "released"
+        rows = cases.incidents(after=after, limit=limit + 1, own=own)
+        items = [self._incident_row(row) for row in rows[:limit]]
+        following = rows[limit - 1]["log_index"] + 1 if len(rows) >= limit else cases.next_index
+        return {"items": items, "next": following, "more": len(rows) > limit}
+
+    def _draft_row(self, draft: Mapping[str, Any]) -> Row:
+        from protocol import incident as model  # noqa: PLC0415
+
+        parsed = model.parse_incident(draft["data"])
+        face = parsed.face.model_dump(mode="json", exclude_none=True)
+        layers = ["face"] if parsed.annex is None else list(_LAYERS)
+        return {
+            "id": draft["incident_id"], "ref": draft["ref"], "state": "draft",
+            "log_index": None, "author": self.core.card.authority, "revision": 1,
+            "recorded_at": rfc3339(draft["created"]), "layers": layers,
+            **self._face_fields(face), "anchors": list(model.anchors(parsed)),
+        }  # fmt: skip
+
+    def _incident_row(self, row: Mapping[str, Any]) -> Row:
+        own = bool(row["own"])
+        return {
+            "id": row["incident_id"], "ref": row["ref"],
+            "state": "released" if own else "received", "log_index": row["log_index"],
+            "author": self._name(row["author"]), "revision": row["revision"],
+            "recorded_at": rfc3339(row["at"]), "layers": row["layers"].split(),
+            **self._face_fields(row["face"] or {}),
+        }  # fmt: skip
+
+    def _face_fields(self, face: Mapping[str, Any]) -> Row:
+        from protocol import incident as model  # noqa: PLC0415
+
+        handling = face.get("handling", {})
+        return {
+            "incident_type": face.get("incident_type"),
+            "summary_line": model.summary_line(face),
+            "summary": face.get("summary"),
+            "tlp": handling.get("tlp"),
+            "origin_country": face.get("origin_country"),
+            "detected_at": face.get("detected_at"),
+            "exercise": face.get("exercise", False),
+            "anchors": list(face.get("anchors", ())),
+        }
+
+    def incident(self, key: str) -> Row:
+        """Return one incident or draft with everything known of it.
+
+        Raises:
+            NotFoundError: there is none of that id or reference.
+        """
+        from protocol import incident as model  # noqa: PLC0415
+
+        _, cases = self.core.opened()
+        draft = cases.draft(key)
+        if draft is not None:
+            parsed = model.parse_incident(draft["data"])
+            layers = parsed.model_dump(mode="json", exclude_none=True)
+            return {
+                **self._draft_row(draft), "face": layers["face"], "annex": layers.get("annex"),
+                **self._advice(parsed), "envelopes": [], "deliveries": [],
+            }  # fmt: skip
+        row = cases.incident(key)
+        return {
+            **self._incident_row(row),
+            "face": row["face"],
+            "annex": row["annex"],
+            "envelopes": [self._envelope_row(e) for e in self._records(row)],
+            "deliveries": self._deliveries(row),
+        }
+
+    def _records(self, row: Mapping[str, Any]) -> list[Row]:
+        _, cases = self.core.opened()
+        return cases.envelopes_of(row["incident_id"], row["author"])
+
+    def _envelope_row(self, record: Mapping[str, Any]) -> Row:
+        held = self.core.store.envelope(record["envelope_id"])
+        if held is None:
+            raise NotFoundError("the envelope is not held any more")
+        return {
+            "envelope_id": held["id"].hex(), "layers": record["layers"].split(),
+            "seq": held["seq"], "log_index": held["log_index"],
+            "expires": rfc3339(held["expires"]), "bytes": len(held["wire"]),
+        }  # fmt: skip
+
+    def deliveries(self, key: str) -> Row:
+        """Return what each recipient and carrier has of an incident."""
+        _, cases = self.core.opened()
+        return {"items": self._deliveries(cases.incident(key))}
+
+    def _deliveries(self, row: Mapping[str, Any]) -> list[Row]:
+        items = []
+        for record in self._records(row):
+            for waiting in self.core.store.rows(
+                "SELECT o.*, r.log_index AS receipt_index FROM outbox o LEFT JOIN receipts r "
+                "ON r.envelope_id = o.envelope_id AND r.recipient = o.peer "
+                "WHERE o.envelope_id = ? ORDER BY o.route DESC, o.peer",
+                record["envelope_id"],
+            ):
+                items.append(self._delivery(waiting, record))
+        return items
+
+    def _delivery(self, waiting: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
+        state = waiting["state"]
+        if state == "queued":
+            sent = waiting["first_at"] is not None
+            state = "refused" if waiting["code"] else "sent" if sent else "queued"
+        at = waiting["settled_at"] or waiting["first_at"]
+        return {
+            "peer": self._name(waiting["peer"]), "layers": record["layers"].split(),
+            "part": "carrier" if waiting["route"] == "carrier" else "recipient",
+            "state": state, "at": None if at is None else rfc3339(at),
+            "log_index": waiting["receipt_index"], "code": waiting["code"],
+        }  # fmt: skip
+
+    def raw(self, key: str, number: int) -> bytes:
+        """Return the exact signed bytes of envelope *number* (from 0) of an incident."""
+        _, cases = self.core.opened()
+        records = self._records(cases.incident(key))
+        if not 0 <= number < len(records):
+            raise NotFoundError(f"the incident has {len(records)} envelopes", fix="count from 0")
+        return self.core.store.wires([records[number]["envelope_id"]])[0][1]
+
+    def proof(self, key: str, number: int = 0) -> Row:
+        """Return the inclusion proof of an incident's envelope under the newest checkpoint."""
+        wire_id = self._envelope_id(key, number)
+        row = self.core.store.envelope(wire_id)
+        if row is None:
+            raise NotFoundError("the envelope is not held")
+        receipts = self.core.log.receipts([(wire_id, row["log_index"])])
+        item = receipts.items[0]
+        return {
+            "envelope_id": wire_id.hex(),
+            "index": item.index,
+            "entry": item.entry.hex(),
+            "proof": [base64.b64encode(node).decode() for node in item.proof],
+            "checkpoint": receipts.checkpoint.decode(),
+        }
+
+    def _envelope_id(self, key: str, number: int) -> bytes:
+        _, cases = self.core.opened()
+        records = self._records(cases.incident(key))
+        if not 0 <= number < len(records):
+            raise NotFoundError(f"the incident has {len(records)} envelopes", fix="count from 0")
+        envelope_id: bytes = records[number]["envelope_id"]
+        return envelope_id
+
+    # --- release -----------------------------------------------------------------------------
+    def _audience(
+        self, *, to: Sequence[str], annex_to: Sequence[str] | None, carriers: Sequence[str],
+        separately: bool, has_annex: bool,
+    ) -> Audience:  # fmt: skip
+        face = self._choose(to)
+        annex = face if annex_to is None else self._choose(annex_to)
+        if not has_annex:
+            annex = ()
+        if stray := [p.name for p in annex if p not in face]:
+            raise UnknownRecipientError(
+                f"{stray[0]} would receive the annex but not the face",
+                fix="name it among the recipients of the face too",
+            )
+        chosen = self._choose(carriers) if carriers else ()
+        if double := [p.name for p in chosen if p in face]:
+            raise UnknownRecipientError(
+                f"{double[0]} is both recipient and carrier",
+                fix="a recipient needs no carrier part",
+            )
+        if separately and chosen:
+            raise RequestError(
+                "separate release and carriers do not go together",
+                fix="a carrier would see that there are several recipients",
+            )
+        self.core.trust.recipients([p.node_id for p in face], now=self._clock.now())
+        self.core.trust.carriers(p.node_id for p in chosen)
+        return Audience(face, annex, chosen, separately)
+
+    def _choose(self, names: Sequence[str]) -> tuple[Peer, ...]:
+        if list(names) == ["all"]:
+            chosen = [peer for peer in self._peers() if peer.level is Level.SHARE]
+        else:
+            chosen = []
+            for name in names:
+                try:
+                    chosen.append(self.core.trust.find(name))
+                except NotFoundError as error:
+                    raise UnknownRecipientError(error.message, fix=error.fix) from None
+        unique = {peer.node_id: peer for peer in chosen}
+        if not unique:
+            raise UnknownRecipientError(
+                "nobody would receive it", fix="name at least one peer at level share"
+            )
+        return tuple(sorted(unique.values(), key=lambda peer: peer.name.casefold()))
+
+    def preview(
+        self, key: str, *, to: Sequence[str], annex_to: Sequence[str] | None,
+        carriers: Sequence[str], separately: bool = False,
+    ) -> Row:  # fmt: skip
+        """Return exactly who would and would not receive a draft, and the digest of that."""
+        parsed = self._draft(key)[1]
+        chosen = self._audience(
+            to=to, annex_to=annex_to, carriers=carriers, separately=separately,
+            has_annex=parsed.annex is not None,
+        )  # fmt: skip
+        involved = {p.node_id for p in (*chosen.face, *chosen.carriers)}
+        return {
+            "will_receive_face": [p.name for p in chosen.face],
+            "will_receive_annex": [p.name for p in chosen.annex],
+            "carriers": [p.name for p in chosen.carriers],
+            "will_not_receive": [p.name for p in self._peers() if p.node_id not in involved],
+            "separately": separately,
+            "digest": chosen.digest,
+        }
+
+    def _draft(self, key: str) -> tuple[Row, Any]:
+        from protocol import incident as model  # noqa: PLC0415
+
+        _, cases = self.core.opened()
+        draft = cases.draft(key)
+        if draft is None:
+            cases.incident(key)
+            raise ConflictError(
+                "this incident was released already", fix="see: picket incidents show " + key
+            )
+        return draft, model.parse_incident(draft["data"])
+
+    def release(
+        self, key: str, *, to: Sequence[str], annex_to: Sequence[str] | None,
+        carriers: Sequence[str], separately: bool, digest: str | None,
+    ) -> Row:  # fmt: skip
+        """Sign, log and queue a draft for exactly the chosen audience.
+
+        Raises:
+            ConflictError: it was released before, or the preview's digest differs.
+            UnknownRecipientError: somebody chosen may not receive; nothing was released.
+            BusyError: the outbox or disk is full; nothing was released.
+        """
+        draft, parsed = self._draft(key)
+        chosen = self._audience(
+            to=to, annex_to=annex_to, carriers=carriers, separately=separately,
+            has_annex=parsed.annex is not None,
+        )  # fmt: skip
+        if digest is not None and digest != chosen.digest:
+            raise ConflictError(
+                "the audience is not the one of the preview", fix="look at the preview again"
+            )
+        token = suite.digest("release", draft["incident_id"].encode(), b"1")
+        self.core.release(token, self._shipments(draft, parsed, chosen))
+        return self.incident(draft["incident_id"])
+
+    def _shipments(self, draft: Row, parsed: Any, chosen: Audience) -> list[Shipment]:  # noqa: ANN401
+        """Split a release into envelopes: by layer if the annex goes to fewer, or one a peer."""
+        groups: list[tuple[tuple[Peer, ...], tuple[str, ...]]]
+        if chosen.annex == chosen.face:
+            groups = [(chosen.face, _LAYERS)]
+        else:
+            groups = [(chosen.face, ("face",))]
+            if chosen.annex:
+                groups.append((chosen.annex, ("annex",)))
+        if chosen.separately:
+            groups = [((peer,), layers) for peers, layers in groups for peer in peers]
+        return [self._shipment(draft, parsed, peers, layers, chosen) for peers, layers in groups]
+
+    def _shipment(
+        self, draft: Row, parsed: Any, peers: Sequence[Peer], layers: Sequence[str],  # noqa: ANN401
+        chosen: Audience,
+    ) -> Shipment:  # fmt: skip
+        from protocol import incident as model  # noqa: PLC0415
+
+        record = model.to_record(
+            parsed,
+            incident_id=draft["incident_id"],
+            ref=draft["ref"],
+            revision=1,
+            prev=None,
+            layers=frozenset(layers),
+            first_shared_at=rfc3339(self._clock.now()),
+        )
+        cards: dict[bytes, Card] = self.core.trust.recipients(
+            [peer.node_id for peer in peers], now=self._clock.now()
+        )
+        carriers = tuple(peer.node_id for peer in chosen.carriers)
+        try:
+            body = encode(record)
+        except PeerError as error:
+            raise InvalidIncidentError(
+                f"the incident cannot be encoded: {error.message}",
+                fix="remove the named characters",
+                problems=[("", DecodeError.code, error.message)],
+            ) from None
+        return Shipment(body, " ".join(layers), cards, carriers)
+
+    # --- log ---------------------------------------------------------------------------------
+    def log_head(self) -> Row:
+        """Return the newest signed checkpoint."""
+        return {**self._log_head(), "checkpoint": self.core.log.checkpoint()[1].decode()}
+
+    def log_verify(self) -> Row:
+        """Verify the whole log, every stored envelope and receipt.
+
+        Raises:
+            LogCorruptionError: something does not verify; names what.
+        """
+        counts = self.core.verify()
+        return {"ok": True, **self._log_head(), **{f"{k}_checked": v for k, v in counts.items()}}
+
+    # --- tokens ------------------------------------------------------------------------------
+    def create_token(self, *, name: str, scopes: Sequence[str], days: int) -> Row:
+        """Make a token for the local endpoint; its secret is shown this once.
+
+        Raises:
+            RequestError: a scope is unknown, or the name or life is out of bounds.
+        """
+        _, cases = self.core.opened()
+        if unknown := sorted(set(scopes) - set(SCOPES)):
+            raise RequestError(f"no scope {unknown[0]!r}", fix=f"choose of {', '.join(SCOPES)}")
+        if not scopes or not name.strip() or not 1 <= days <= 400:  # noqa: PLR2004
+            raise RequestError(
+                "a token needs a name, at least one scope and 1 to 400 days", fix="see --help"
+            )
+        token_id, secret = self._random(6).hex(), self._random(32)
+        now = self._clock.now()
+        expires = now + days * DAY_MS
+        cases.add_token(
+            token_id=token_id, name=name.strip()[: limits.MAX_NAME], secret=secret,
+            scopes=sorted(set(scopes)), now=now, expires=expires,
+        )  # fmt: skip
+        return {
+            "id": token_id, "token": f"pkt_{token_id}_{secret.hex()}",
+            "scopes": sorted(set(scopes)), "expires": rfc3339(expires),
+        }  # fmt: skip
+
+    def tokens(self) -> Row:
+        """Return all tokens, without secrets."""
+        _, cases = self.core.opened()
+        items = []
+        for row in cases.tokens():
+            times = {
+                name: None if row[name] is None else rfc3339(row[name])
+                for name in ("created", "expires", "last_used")
+            }
+            items.append({**row, **times, "scopes": row["scopes"].split()})
+        return {"items": items}
+
+    def revoke_token(self, token_id: str) -> None:
+        """Revoke a token.
+
+        Raises:
+            NotFoundError: there is none of that id.
+        """
+        self.core.opened()[1].remove_token(token_id)
+
+    def token_scopes(self, token: str) -> frozenset[str] | None:
+        """Return the scopes of a bearer token that is valid now; else None.
+
+        Raises:
+            LockedError: the node is locked, so tokens cannot be checked.
+        """
+        _, cases = self.core.opened()
+        parts = token.split("_")
+        if len(parts) != 3 or parts[0] != "pkt":  # noqa: PLR2004
+            return None
+        try:
+            secret = bytes.fromhex(parts[2])
+        except ValueError:
+            return None
+        return cases.token(parts[1], secret, self._clock.now())
+
+
+def _split_external(item: Any) -> tuple[Mapping[str, Any], str | None]:  # noqa: ANN401  any JSON
+    if not isinstance(item, dict):
+        raise RequestError("the line is not a JSON object", fix="one incident a line")
+    external = item.get("external_ref")
+    if external is not None and (
+        not isinstance(external, str) or not 0 < len(external) <= limits.MAX_NAME
+    ):
+        raise RequestError("external_ref is not a text of 1 to 256 characters", fix="correct it")
+    return {key: value for key, value in item.items() if key != "external_ref"}, external

@@ -1,0 +1,266 @@
+"""node.db: ciphertext envelopes, the log, peers and the outbox. Nothing in it is secret.
+
+- One connection, one writer, WAL with synchronous=FULL: a commit that returned is durable.
+- Everything that one event changes is one transaction; nothing leaves the node before it returned.
+- If a commit's outcome is not known the node stops (CommitUncertainError): signing a second,
+  different tree head would be worse than standing still.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import sqlite_utils
+
+from protocol.errors import BusyError, CommitUncertainError, StoreError
+
+SCHEMA_VERSION: Final = 1
+
+_TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
+    "meta": ({"key": str, "value": bytes}, "key"),
+    "statements": ({"node_id": bytes, "n": int, "wire": bytes}, ("node_id", "n")),
+    "peers": (
+        {
+            "node_id": bytes, "name": str, "level": str, "method": str, "verified_by": str,
+            "verified_at": int, "added_at": int, "last_contact": int,
+        },
+        "node_id",
+    ),
+    "envelopes": (
+        {
+            "id": bytes, "author": bytes, "incarnation": int, "stream": bytes, "seq": int,
+            "opener": bytes, "expires": int, "part": str, "giver": bytes, "arrived": int,
+            "log_index": int, "wire": bytes,
+        },
+        "id",
+    ),
+    "streams": (
+        {
+            "author": bytes, "incarnation": int, "stream": bytes, "contiguous": int,
+            "highest": int, "head": bytes, "forked": int,
+        },
+        ("author", "incarnation", "stream"),
+    ),
+    "own_streams": (
+        {
+            "audience": bytes, "stream": bytes, "epoch": int, "opener": bytes, "keys": bytes,
+            "opened_at": int,
+        },
+        "audience",
+    ),
+    "releases": ({"token": bytes, "envelope_id": bytes, "layers": str}, ("token", "envelope_id")),
+    "outbox": (
+        {
+            "envelope_id": bytes, "peer": bytes, "route": str, "state": str, "position": int,
+            "attempts": int, "next_at": int, "first_at": int, "code": str, "settled_at": int,
+        },
+        ("envelope_id", "peer"),
+    ),
+    "receipts": (
+        {
+            "envelope_id": bytes, "recipient": bytes, "kind": int, "log_index": int,
+            "tree_size": int, "frame": bytes, "at": int, "relayed": int,
+        },
+        ("envelope_id", "recipient", "kind"),
+    ),
+    "entries": (
+        {"idx": int, "kind": int, "entry": bytes, "local": bytes, "local_blind": bytes},
+        "idx",
+    ),
+    "tiles": ({"level": int, "idx": int, "data": bytes}, ("level", "idx")),
+    "checkpoints": ({"size": int, "note": bytes, "at": int}, "size"),
+}  # fmt: skip
+
+_INDEXES: Final = (
+    "CREATE UNIQUE INDEX peers_name ON peers(name)",
+    "CREATE INDEX envelopes_place ON envelopes(author, incarnation, stream, seq)",
+    "CREATE UNIQUE INDEX envelopes_log ON envelopes(log_index)",
+    "CREATE INDEX outbox_due ON outbox(peer, state, position)",
+    "CREATE INDEX outbox_state ON outbox(state, route)",
+    "CREATE INDEX receipts_relay ON receipts(relayed, envelope_id)",
+)
+
+_PRAGMAS: Final = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "trusted_schema=OFF",
+    "cell_size_check=ON",
+    "busy_timeout=0",
+    "temp_store=MEMORY",
+)
+_FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM})
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What we hold of one stream."""
+
+    contiguous: int
+    highest: int
+    head: bytes
+    forked: bool
+
+
+class Store:
+    """The database file and its transactions."""
+
+    def __init__(self, path: Path) -> None:
+        """Open *path*, making the tables if it is new.
+
+        Raises:
+            StoreError: it is not a database, damaged, or from a later version.
+        """
+        self.path = path
+        try:
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database = sqlite_utils.Database(self._connection)
+            for pragma in _PRAGMAS:
+                self._connection.execute(f"PRAGMA {pragma}")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            raise StoreError(
+                f"{path} cannot be used as a database: {error}",
+                fix="restore it from a backup; Picket changed nothing in it",
+            ) from None
+
+    def _migrate(self) -> None:
+        version = self._connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} was written by a later version of Picket", fix="update Picket"
+            )
+        if version == 0:
+            with self.transaction():
+                for name, (columns, key) in _TABLES.items():
+                    self._database.table(name).create(columns, pk=key, strict=True)
+                for index in _INDEXES:
+                    self._connection.execute(index)
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded in."""
+        self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the block as one durable transaction; an exception undoes all of it.
+
+        Raises:
+            BusyError: the disk is full; nothing was changed.
+            CommitUncertainError: the commit may or may not have happened.
+        """
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+        except sqlite3.OperationalError as error:
+            self._rollback()
+            raise _local_error(error) from None
+        except BaseException:
+            self._rollback()
+            raise
+        try:
+            self._connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            # SQLite keeps the transaction open after these, so undoing it is certain.
+            if _primary(error) in _FULL and self._connection.in_transaction:
+                self._rollback()
+                raise _local_error(error) from None
+            raise CommitUncertainError(
+                f"a commit to {self.path} failed with unknown outcome: {error}",
+                fix="check the disk, then start the node again: it will verify itself",
+            ) from None
+
+    def _rollback(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    # --- plain access ------------------------------------------------------------------------
+    def rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
+        """Return the rows of a query as dictionaries."""
+        return list(self._database.query(sql, list(values)))
+
+    def row(self, sql: str, *values: object) -> dict[str, Any] | None:
+        """Return the first row of a query, or None."""
+        return next(iter(self.rows(sql, *values)), None)
+
+    def scalar(self, sql: str, *values: object) -> Any:  # noqa: ANN401  whatever the column holds
+        """Return the first column of the first row, or None."""
+        found = self._connection.execute(sql, values).fetchone()
+        return None if found is None else found[0]
+
+    def run(self, sql: str, *values: object) -> int:
+        """Execute one statement and return how many rows it changed."""
+        return self._connection.execute(sql, values).rowcount
+
+    def insert(self, table: str, row: Mapping[str, object], *, replace: bool = False) -> None:
+        """Insert *row*; with *replace* an old row of the same key gives way."""
+        self.insert_all(table, [row], replace=replace)
+
+    def insert_all(
+        self, table: str, rows: Sequence[Mapping[str, object]], *, replace: bool = False
+    ) -> None:
+        """Insert *rows*, which all have the same columns."""
+        if not rows:
+            return
+        columns = list(rows[0])
+        verb = "INSERT OR REPLACE" if replace else "INSERT"
+        names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+        # Table and column names come from this package alone, values are always bound.
+        sql = f"{verb} INTO {table} ({names}) VALUES ({marks})"
+        self._connection.executemany(sql, [[row[column] for column in columns] for row in rows])
+
+    # --- meta --------------------------------------------------------------------------------
+    def meta(self, key: str) -> bytes | None:
+        """Return the value stored under *key*."""
+        value: bytes | None = self.scalar("SELECT value FROM meta WHERE key = ?", key)
+        return value
+
+    def set_meta(self, key: str, value: bytes) -> None:
+        """Store *value* under *key*."""
+        self.insert("meta", {"key": key, "value": value}, replace=True)
+
+    # --- envelopes and streams ---------------------------------------------------------------
+    def envelope(self, envelope_id: bytes) -> dict[str, Any] | None:
+        """Return the row of one envelope."""
+        return self.row("SELECT * FROM envelopes WHERE id = ?", envelope_id)
+
+    def holds(self, envelope_id: bytes) -> bool:
+        """Whether the envelope is stored."""
+        return bool(self.scalar("SELECT 1 FROM envelopes WHERE id = ?", envelope_id))
+
+    def wires(self, envelope_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+        """Return (id, wire) for those of *envelope_ids* that are stored, in that order."""
+        pairs = []
+        for envelope_id in envelope_ids:
+            wire = self.scalar("SELECT wire FROM envelopes WHERE id = ?", envelope_id)
+            if wire is not None:
+                pairs.append((envelope_id, wire))
+        return pairs
+
+    def stream(self, author: bytes, incarnation: int, stream: bytes) -> StreamState | None:
+        """Return what we hold of a stream, or None."""
+        row = self.row(
+            "SELECT * FROM streams WHERE author = ? AND incarnation = ? AND stream = ?",
+            author, incarnation, stream,
+        )  # fmt: skip
+        if row is None:
+            return None
+        return StreamState(row["contiguous"], row["highest"], row["head"], bool(row["forked"]))
+
+
+def _primary(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _local_error(error: sqlite3.OperationalError) -> Exception:
+    if _primary(error) in _FULL:
+        return BusyError(
+            "the disk is full or the database is busy; nothing was changed",
+            fix="free some space; the node goes on by itself",
+        )
+    return StoreError(f"the database failed: {error}", fix="check the disk and its permissions")
