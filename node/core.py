@@ -47,7 +47,7 @@ from protocol.errors import (
 )
 from protocol.frames import Receipts, Refusal, decode_frame, encode_frame
 from protocol.receipt import VerifiedReceipt, verify_receipts
-from protocol.statement import Card, Chain, parse_statement
+from protocol.statement import Card, Chain, Statement, parse_statement
 
 EPOCH_LIFETIME_MS: Final = 7 * 86_400_000
 _BUSY_RETRY_MS: Final = 30_000
@@ -604,6 +604,17 @@ class Core:
         if len(after.peer(node_id).chain.statements) > known:
             self._change_trust(after, node_id, "key statement")
         return len(after.peer(node_id).chain.statements) - known
+
+    def add_statement(self, statement: Statement) -> None:
+        """Take a statement of our own, signed just now, into chain, database and log."""
+        chain = self.trust.own.extend(statement)
+        with self.logged():
+            self.store.insert(
+                "statements",
+                {"node_id": self.node_id, "n": statement.n, "wire": statement.wire},
+            )
+            self.log.append([Act(EntryKind.KEY_STATEMENT, statement.digest, (statement.n,))])
+        self.trust = replace(self.trust, own=chain)
 
     def add_peer(self, chain: Chain, name: str) -> Peer:
         """Pin the node of a verified *chain* under *name*, or take its newer statements.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -136,33 +136,37 @@ class Service:
         }
 
     def _notices(self) -> list[Row]:
-        notices = []
+        """Return what needs a person: plain words, and what to do."""
+        found = [*self._own_notices(), *self._peer_notices()]
+        return [{"code": code, "message": message, "fix": fix} for code, message, fix in found]
+
+    def _own_notices(self) -> Iterator[tuple[str, str, str]]:
         if self.core.vault is None:
-            notices.append(("locked", "the node is locked: it receives, but shows and releases "
-                            "nothing", "run: picket unlock"))  # fmt: skip
+            message = "the node is locked: it receives, but shows and releases nothing"
+            yield "locked", message, "run: picket unlock"
         if self.core.home.recovery_sheet.exists():
-            notices.append(("recovery-sheet", "the recovery sheet is still on this machine",
-                            "print it, lock the paper away, then delete recovery-sheet.txt"))  # fmt: skip
+            message = "the recovery sheet is still on this machine"
+            fix = "print it, lock the paper away, then delete recovery-sheet.txt"
+            yield "recovery-sheet", message, fix
         ends = min(self.core.card.expires, *(key.not_after for key in self.core.card.seal))
         if ends - self._clock.now() < _EXPIRY_NOTICE_DAYS * DAY_MS:
-            notices.append(("key-expiring", f"this node's card or sealing key ends {rfc3339(ends)}",
-                            "peers cannot seal to it after that: make a new card in time"))  # fmt: skip
-        forked = self.core.store.rows("SELECT DISTINCT author FROM streams WHERE forked = 1")
-        notices += [
-            ("equivocation", f"{self._name(row['author'])} signed two different envelopes in one "
-             "place of a stream", "both are kept; speak to that authority: its keys may be stolen")
-            for row in forked
-        ]  # fmt: skip
+            message = f"this node's card or sealing key ends {rfc3339(ends)}"
+            yield "key-expiring", message, "peers cannot seal to it after that"
         quarantined = self.core.cases.counts()["quarantined"] if self.core.cases else 0
         if quarantined:
-            notices.append(("quarantined", f"{quarantined} received envelopes could not be shown",
-                            "ask their authors to send them again; they stand in the log"))  # fmt: skip
-        notices += [
-            ("peer-trouble", f"{self._name(node_id)}: {text}", "")
-            for node_id, text in sorted((self.network.trouble or {}).items())
-            if node_id not in self.network.linked()
-        ]
-        return [{"code": code, "message": message, "fix": fix} for code, message, fix in notices]
+            message = f"{quarantined} received envelopes could not be shown"
+            fix = "ask their authors to send them again; they stand in the log"
+            yield "quarantined", message, fix
+
+    def _peer_notices(self) -> Iterator[tuple[str, str, str]]:
+        for row in self.core.store.rows("SELECT DISTINCT author FROM streams WHERE forked = 1"):
+            name = self._name(row["author"])
+            message = f"{name} signed two different envelopes in one place of a stream"
+            yield "equivocation", message, f"both are kept; its keys may be stolen: call {name}"
+        linked = self.network.linked()
+        for node_id, text in sorted((self.network.trouble or {}).items()):
+            if node_id not in linked:
+                yield "peer-trouble", f"{self._name(node_id)}: {text}", ""
 
     def ready(self) -> Row:
         """Return the checks behind /readyz.
@@ -483,16 +487,16 @@ class Service:
         return {"items": self._deliveries(cases.incident(key))}
 
     def _deliveries(self, row: Mapping[str, Any]) -> list[Row]:
-        items = []
-        for record in self._records(row):
+        return [
+            self._delivery(waiting, record)
+            for record in self._records(row)
             for waiting in self.core.store.rows(
                 "SELECT o.*, r.log_index AS receipt_index FROM outbox o LEFT JOIN receipts r "
                 "ON r.envelope_id = o.envelope_id AND r.recipient = o.peer "
                 "WHERE o.envelope_id = ? ORDER BY o.route DESC, o.peer",
                 record["envelope_id"],
-            ):
-                items.append(self._delivery(waiting, record))
-        return items
+            )
+        ]
 
     def _delivery(self, waiting: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
         state = waiting["state"]

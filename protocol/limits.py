@@ -96,6 +96,10 @@ MAX_OUTBOX: Final = 100_000
 """Undelivered (envelope, peer) pairs; a release beyond it is answered busy."""
 MAX_REQUEST: Final = 256 * 1024
 """JSON body of one local request."""
+MAX_REQUEST_IMPORT: Final = 32 * 1024 * 1024
+"""JSON body of one import: 10,000 incidents of up to 3 KiB."""
+REQUEST_TIMEOUT_S: Final = 60
+"""Time in which the whole body of a local request must have arrived."""
 MAX_IMPORT_LINES: Final = 10_000
 MAX_DRAFTS: Final = 20_000
 MAX_PAGE: Final = 500

@@ -1,0 +1,498 @@
+"""The local endpoint as one table of routes; synchronous, without sockets.
+
+- ``dispatch`` is called for HTTP requests and, when no node runs, by the command line directly.
+- A request over the control socket is the operator's and needs no token; over TCP a bearer token
+  must carry the route's scope, and operator routes do not exist.
+- Every refusal is problem+json (RFC 9457) with a stable code and, where there is one, the fix.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+from node.service import Service
+from protocol import limits
+from protocol.errors import (
+    AlreadyRunningError,
+    BusyError,
+    ConflictError,
+    ForbiddenError,
+    InvalidIncidentError,
+    KeystoreError,
+    LockedError,
+    NotFoundError,
+    OperatorError,
+    PeerError,
+    PicketError,
+    RequestError,
+    StoreError,
+    TooLargeError,
+    TrustConflictError,
+    UnauthorizedError,
+    UnknownRecipientError,
+    WrongPassphraseError,
+)
+
+PUBLIC: Final = "public"
+OPERATOR: Final = "operator"
+_PREFIX: Final = "/api/v1"
+
+# The first class that fits decides; subclasses stand before their bases.
+_STATUS: Final[tuple[tuple[type[PicketError], HTTPStatus], ...]] = (
+    (NotFoundError, HTTPStatus.NOT_FOUND),
+    (ConflictError, HTTPStatus.CONFLICT),
+    (TrustConflictError, HTTPStatus.CONFLICT),
+    (AlreadyRunningError, HTTPStatus.CONFLICT),
+    (InvalidIncidentError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (UnknownRecipientError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (UnauthorizedError, HTTPStatus.UNAUTHORIZED),
+    (ForbiddenError, HTTPStatus.FORBIDDEN),
+    (WrongPassphraseError, HTTPStatus.FORBIDDEN),
+    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (LockedError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (BusyError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (RequestError, HTTPStatus.BAD_REQUEST),
+    (KeystoreError, HTTPStatus.CONFLICT),
+    (OperatorError, HTTPStatus.CONFLICT),
+    (PeerError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (StoreError, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+_RETRY_S: Final = "5"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request; ``operator`` is true on the control socket."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    token: str | None = None
+    operator: bool = False
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a handler gets: the service, the path's parts, the query and the parsed body."""
+
+    service: Service
+    parts: Mapping[str, str]
+    query: Mapping[str, str]
+    body: Mapping[str, Any]
+
+
+Handler = Callable[[Call], Response]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One row of the table."""
+
+    method: str
+    path: str
+    scope: str
+    handler: Handler
+    summary: str
+    pattern: re.Pattern[str]
+
+
+def reply(value: object, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str]) -> Response:
+    """Return *value* as JSON."""
+    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    return Response(status.value, body, headers=headers)
+
+
+def problem(error: PicketError, request_id: str) -> Response:
+    """Return *error* as problem+json."""
+    status = next(
+        (status for kind, status in _STATUS if isinstance(error, kind)),
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    )
+    value: dict[str, Any] = {
+        "type": f"urn:picket:error:{error.code}",
+        "title": status.phrase,
+        "status": status.value,
+        "detail": error.message,
+        "code": error.code,
+        "fix": error.fix,
+        "instance": f"urn:picket:request:{request_id}",
+    }
+    if isinstance(error, InvalidIncidentError):
+        value["errors"] = [
+            {"pointer": pointer, "code": code, "message": message}
+            for pointer, code, message in error.problems
+        ]
+    headers: list[tuple[str, str]] = []
+    if status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers.append(("Retry-After", _RETRY_S))
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers.append(("WWW-Authenticate", "Bearer"))
+    body = json.dumps(value, ensure_ascii=False).encode()
+    return Response(status.value, body, "application/problem+json", tuple(headers))
+
+
+def dispatch(service: Service, request: Request) -> Response:
+    """Answer *request*; a PicketError becomes its problem document.
+
+    Raises:
+        StoreError: the node must stop; the caller answers and ends it.
+    """
+    try:
+        return _dispatch(service, request)
+    except StoreError:
+        raise
+    except PicketError as error:
+        return problem(error, request.request_id)
+
+
+def _dispatch(service: Service, request: Request) -> Response:
+    matches = [
+        (route, found)
+        for route in ROUTES
+        if (found := route.pattern.fullmatch(request.path))
+        and (request.operator or route.scope != OPERATOR)
+    ]
+    if not matches:
+        raise NotFoundError(f"there is nothing at {request.path}", fix="see docs/integrating.md")
+    for route, found in matches:
+        if route.method == request.method:
+            _authorize(service, route, request)
+            call = Call(service, found.groupdict(), request.query, _json(request.body))
+            return route.handler(call)
+    allowed = ", ".join(sorted({route.method for route, _ in matches}))
+    body = json.dumps({"title": "Method Not Allowed", "status": 405, "code": "bad-method"})
+    return Response(405, body.encode(), "application/problem+json", (("Allow", allowed),))
+
+
+def _authorize(service: Service, route: Route, request: Request) -> None:
+    if request.operator or route.scope == PUBLIC:
+        return
+    scopes = service.token_scopes(request.token) if request.token else None
+    if scopes is None:
+        raise UnauthorizedError(
+            "there is no valid token", fix="make one with: picket tokens create"
+        )
+    if route.scope not in scopes:
+        raise ForbiddenError(
+            f"the token lacks the scope {route.scope}", fix="make a token that has it"
+        )
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    if not body:
+        return {}
+    if len(body) > limits.MAX_REQUEST_IMPORT:
+        raise TooLargeError(f"the body is longer than {limits.MAX_REQUEST_IMPORT} bytes")
+    try:
+        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise RequestError("the body is not JSON", fix="send one UTF-8 JSON object") from None
+    if not isinstance(value, dict):
+        raise RequestError("the body is not a JSON object", fix="send one JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise RequestError("the body has one key twice", fix="send each key once")
+    return value
+
+
+def _no_constant(name: str) -> object:
+    raise RequestError(f"{name} is not a JSON number", fix="send quantities as decimal strings")
+
+
+# --- reading fields --------------------------------------------------------------------------
+def _get(body: Mapping[str, Any], key: str, kind: type, default: Any = ...) -> Any:  # noqa: ANN401
+    value = body.get(key, default)
+    if value is ...:
+        raise RequestError(f"{key} is missing", fix=f"send {key}")
+    if value is default:
+        return value
+    if type(value) is not kind:
+        raise RequestError(f"{key} is not a {kind.__name__}", fix=f"send {key} as documented")
+    return value
+
+
+def _names(body: Mapping[str, Any], key: str, default: Any = ...) -> Any:  # noqa: ANN401
+    value = _get(body, key, list, default)
+    if value is not default and not all(type(item) is str for item in value):
+        raise RequestError(f"{key} is not a list of names", fix=f"send {key} as documented")
+    return value
+
+
+def _known(body: Mapping[str, Any], *keys: str) -> None:
+    if unknown := sorted(set(body) - set(keys)):
+        raise RequestError(f"{unknown[0]} is not known here", fix=f"known are: {', '.join(keys)}")
+
+
+def _number(query: Mapping[str, str], key: str, default: int) -> int:
+    text = query.get(key, str(default))
+    if not re.fullmatch(r"0|[1-9][0-9]{0,15}", text):
+        raise RequestError(f"{key} is not a whole number", fix=f"send {key} as decimal digits")
+    return int(text)
+
+
+def _split(query: Mapping[str, str], key: str) -> list[str]:
+    return [name.strip() for name in query.get(key, "").split(",") if name.strip()]
+
+
+# --- handlers --------------------------------------------------------------------------------
+def _health(_: Call) -> Response:
+    return reply({"status": "ok"})
+
+
+def _ready(call: Call) -> Response:
+    return reply(call.service.ready())
+
+
+def _node(call: Call) -> Response:
+    return reply(call.service.node())
+
+
+def _status(call: Call) -> Response:
+    return reply(call.service.status())
+
+
+def _card(call: Call) -> Response:
+    return reply(call.service.card())
+
+
+def _openapi(_: Call) -> Response:
+    return reply(openapi())
+
+
+def _peers(call: Call) -> Response:
+    return reply(call.service.peers())
+
+
+def _peer(call: Call) -> Response:
+    return reply(call.service.peer(call.parts["name"]))
+
+
+def _add_peer(call: Call) -> Response:
+    _known(call.body, "card", "name")
+    row, new = call.service.add_peer(
+        _get(call.body, "card", str), _get(call.body, "name", str, None)
+    )
+    return reply(row, HTTPStatus.CREATED if new else HTTPStatus.OK)
+
+
+def _approve(call: Call) -> Response:
+    _known(call.body, "level", "safety_number", "method", "by")
+    return reply(
+        call.service.approve_peer(
+            call.parts["name"],
+            level=_get(call.body, "level", str),
+            safety_digits=_get(call.body, "safety_number", str),
+            method=_get(call.body, "method", str),
+            by=_get(call.body, "by", str),
+        )
+    )
+
+
+def _incidents(call: Call) -> Response:
+    return reply(
+        call.service.incidents(
+            after=_number(call.query, "after", 0),
+            limit=_number(call.query, "limit", 100),
+            state=call.query.get("state"),
+        )
+    )
+
+
+def _create(call: Call) -> Response:
+    body = dict(call.body)
+    external = _get(body, "external_ref", str, None)
+    body.pop("external_ref", None)
+    row = call.service.create_draft(body, external_ref=external)
+    location = ("Location", f"{_PREFIX}/incidents/{row['id']}")
+    created = HTTPStatus.OK if "duplicate" in row else HTTPStatus.CREATED
+    return reply(row, created, location)
+
+
+def _incident(call: Call) -> Response:
+    return reply(call.service.incident(call.parts["id"]))
+
+
+def _recipients(call: Call) -> Response:
+    return reply(
+        call.service.preview(
+            call.parts["id"],
+            to=_split(call.query, "to"),
+            annex_to=_split(call.query, "annex_to") if "annex_to" in call.query else None,
+            carriers=_split(call.query, "carriers"),
+            separately=call.query.get("separately") == "true",
+        )
+    )
+
+
+def _release(call: Call, *, needs_digest: bool = True) -> Response:
+    _known(call.body, "to", "annex_to", "carriers", "separately", "digest")
+    digest = _get(call.body, "digest", str, None)
+    if needs_digest and digest is None:
+        raise RequestError(
+            "digest is missing", fix="GET …/recipients first and repeat its digest here"
+        )
+    row = call.service.release(
+        call.parts["id"],
+        to=_names(call.body, "to"),
+        annex_to=_names(call.body, "annex_to", None),
+        carriers=_names(call.body, "carriers", []),
+        separately=_get(call.body, "separately", bool, False),
+        digest=digest,
+    )
+    location = ("Location", f"{_PREFIX}/incidents/{row['id']}/deliveries")
+    return reply(row, HTTPStatus.ACCEPTED, location)
+
+
+def _release_operator(call: Call) -> Response:
+    return _release(call, needs_digest=False)
+
+
+def _deliveries(call: Call) -> Response:
+    return reply(call.service.deliveries(call.parts["id"]))
+
+
+def _raw(call: Call) -> Response:
+    wire = call.service.raw(call.parts["id"], _number(call.query, "envelope", 0))
+    return Response(200, wire, "application/octet-stream")
+
+
+def _proof(call: Call) -> Response:
+    return reply(call.service.proof(call.parts["id"], _number(call.query, "envelope", 0)))
+
+
+def _import(call: Call) -> Response:
+    _known(call.body, "lines", "dry_run")
+    lines = _get(call.body, "lines", list)
+    return reply(call.service.import_drafts(lines, dry_run=_get(call.body, "dry_run", bool, False)))
+
+
+def _log_head(call: Call) -> Response:
+    return reply(call.service.log_head())
+
+
+def _log_verify(call: Call) -> Response:
+    return reply(call.service.log_verify())
+
+
+def _tokens(call: Call) -> Response:
+    return reply(call.service.tokens())
+
+
+def _create_token(call: Call) -> Response:
+    _known(call.body, "name", "scopes", "days")
+    row = call.service.create_token(
+        name=_get(call.body, "name", str),
+        scopes=_names(call.body, "scopes"),
+        days=_get(call.body, "days", int, 90),
+    )
+    return reply(row, HTTPStatus.CREATED)
+
+
+def _revoke_token(call: Call) -> Response:
+    call.service.revoke_token(call.parts["id"])
+    return Response(HTTPStatus.NO_CONTENT.value, b"")
+
+
+def _unlock(call: Call) -> Response:
+    _known(call.body, "passphrase", "passphrase_file")
+    given = _get(call.body, "passphrase", str, None)
+    return reply(
+        call.service.unlock(
+            passphrase=None if given is None else given.encode(),
+            passphrase_file=_get(call.body, "passphrase_file", str, None),
+        )
+    )
+
+
+def _route(method: str, path: str, scope: str, handler: Handler, summary: str) -> Route:
+    full = path if scope == PUBLIC else _PREFIX + path
+    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]{1,256})", full))
+    return Route(method, full, scope, handler, summary, pattern)
+
+
+ROUTES: Final = (
+    _route("GET", "/healthz", PUBLIC, _health, "Whether the process is alive"),
+    _route("GET", "/readyz", PUBLIC, _ready, "Whether databases and log can be used"),
+    _route("GET", "/node", "node:read", _node, "Who this node is"),
+    _route("GET", "/status", "node:read", _status, "Peers, outbox, notices"),
+    _route("GET", "/openapi.json", "node:read", _openapi, "This contract"),
+    _route("GET", "/card", "peers:read", _card, "This node's card, to hand to others"),
+    _route("GET", "/peers", "peers:read", _peers, "All peers"),
+    _route("POST", "/peers", "peers:admin", _add_peer, "Pin a node by its card"),
+    _route("GET", "/peers/{name}", "peers:read", _peer, "One peer"),
+    _route("POST", "/peers/{name}/approve", "peers:admin", _approve, "Give a peer a trust level"),
+    _route("GET", "/incidents", "incidents:read", _incidents, "Incidents in log order, or drafts"),
+    _route("POST", "/incidents", "incidents:write", _create, "Create a draft"),
+    _route("GET", "/incidents/{id}", "incidents:read", _incident, "One incident or draft"),
+    _route("GET", "/incidents/{id}/recipients", "incidents:write", _recipients,
+           "Preview who would and would not receive a draft"),
+    _route("POST", "/incidents/{id}/release", OPERATOR, _release_operator,
+           "Sign, log and send a draft"),
+    _route("POST", "/incidents/{id}/release", "incidents:release", _release,
+           "Sign, log and send a draft; repeats the preview's digest"),
+    _route("GET", "/incidents/{id}/deliveries", "incidents:read", _deliveries,
+           "What each recipient has"),
+    _route("GET", "/incidents/{id}/raw", "incidents:read", _raw, "The exact signed bytes"),
+    _route("GET", "/incidents/{id}/proof", "log:read", _proof, "Inclusion proof and checkpoint"),
+    _route("POST", "/imports", "incidents:write", _import, "Create many drafts"),
+    _route("GET", "/log/head", "log:read", _log_head, "The newest signed checkpoint"),
+    _route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),
+    _route("GET", "/tokens", OPERATOR, _tokens, "All tokens, without secrets"),
+    _route("POST", "/tokens", OPERATOR, _create_token, "Make a token"),
+    _route("DELETE", "/tokens/{id}", OPERATOR, _revoke_token, "Revoke a token"),
+    _route("POST", "/unlock", OPERATOR, _unlock, "Open the keystore"),
+)  # fmt: skip
+
+
+def openapi() -> dict[str, Any]:
+    """Return the contract of the routes that tokens reach, as OpenAPI 3.1."""
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        if route.scope == OPERATOR:
+            continue
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "responses": {
+                "default": {
+                    "description": "the answer, or problem+json with code and fix",
+                }
+            },
+            "parameters": [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in re.findall(r"\{(\w+)\}", route.path)
+            ],
+        }
+        if route.scope != PUBLIC:
+            operation["security"] = [{"token": []}]
+            operation["description"] = f"Needs the scope {route.scope}."
+        if route.method == "POST":
+            schema = {"schema": {"type": "object"}}
+            operation["requestBody"] = {"content": {"application/json": schema}}
+        paths.setdefault(route.path, {})[route.method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Picket local endpoint", "version": "1"},
+        "paths": paths,
+        "components": {"securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }

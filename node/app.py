@@ -1,0 +1,398 @@
+"""The composition root: makes a node, opens one for a command, or runs one with its network."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from keys.fingerprint import format_code, format_node_id
+from keys.keystore import load, read_passphrase_file, read_private, save, write_private
+
+from keys.identity import (
+    CardFields,
+    Offline,
+    ServiceKeys,
+    Vault,
+    incept,
+    load_service,
+    load_vault,
+    make_card_body,
+    new_service,
+    new_vault,
+)
+from node.certificates import make_certificate, to_pem
+from node.clock import Clock, SystemClock, rfc3339
+from node.config import Config, load_config, write_config
+from node.core import Core
+from node.fence import Fence
+from node.home import Home
+from node.log import Act, Log
+from node.service import DAY_MS, Network, Service
+from node.store import Store
+from protocol import suite
+from protocol.canonical import decode, encode
+from protocol.entry import EntryKind
+from protocol.errors import (
+    AlreadyRunningError,
+    ConfigError,
+    KeystoreError,
+    PeerError,
+)
+from protocol.statement import Chain, Statement, make_card
+
+if TYPE_CHECKING:
+    from node.engine import Engine
+    from node.server import Server
+
+CARD_LIFETIME_MS: Final = 365 * DAY_MS
+_SERVICE_FILE_MAX: Final = 4_096
+_CREDENTIAL: Final = "picket-passphrase"
+Passphrase = Callable[[], bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
+class InitResult:
+    """What ``picket init`` tells the operator."""
+
+    node_id: str
+    recovery_sheet: Path
+
+
+# --- making a node ---------------------------------------------------------------------------
+def initialise(
+    home_path: Path, values: Mapping[str, Any], passphrase: bytes, now: int | None = None
+) -> InitResult:
+    """Make a new node in *home_path*: all of it, or nothing.
+
+    Args:
+        home_path: a folder that does not exist or is empty.
+        values: config values by ``section.key``.
+        passphrase: seals the keystore.
+        now: UTC in ms; the clock's by default.
+
+    Raises:
+        OperatorError: the folder is in use, cannot be written, or a value is refused.
+    """
+    home_path = home_path.absolute()
+    if home_path.exists() and any(home_path.iterdir()):
+        raise ConfigError(
+            f"{home_path} is not empty: a node may live there already",
+            fix="choose another folder with --home; nothing was changed",
+        )
+    at = SystemClock().now() if now is None else now
+    # Built beside its place and moved there whole, so that a crash leaves no half-made node.
+    fresh = home_path.with_name(f".{home_path.name}.{secrets.token_hex(4)}")
+    try:
+        home_path.parent.mkdir(parents=True, exist_ok=True)
+        fresh.mkdir(mode=0o700)
+        node_id = _build(Home(fresh), values, passphrase, at)
+        fresh.rename(home_path)
+    except OSError as error:
+        raise ConfigError(
+            f"{home_path} cannot be made: {error.strerror}", fix="choose another with --home"
+        ) from None
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return InitResult(format_node_id(node_id), Home(home_path).recovery_sheet)
+
+
+def _build(home: Home, values: Mapping[str, Any], passphrase: bytes, now: int) -> bytes:
+    write_config(home, values)
+    config = load_config(home)
+    vault_secrets, service_secrets = (
+        new_vault(secrets.token_bytes),
+        new_service(secrets.token_bytes),
+    )
+    save(home.keystore, vault_secrets, passphrase)
+    write_private(home.service_key, encode(service_secrets))
+    vault, keys = load_vault(vault_secrets), load_service(service_secrets)
+    offline = Offline(secrets.token_bytes(32), secrets.token_bytes(32))
+    inception = incept(vault, offline, network=suite.network_id(config.node.network), now=now)
+    certificate = make_certificate(
+        keys.tls_seed, name=config.node.authority, now=datetime.fromtimestamp(now // 1000, UTC)
+    )
+    write_private(home.tls_pem, to_pem(certificate, keys.tls_seed))
+    chain = Chain.start(inception, network=inception.network)
+    chain = chain.extend(
+        _card(config, chain, vault=vault, keys=keys, certificate=certificate, now=now)
+    )
+    _fill_database(home, chain, keys, now)
+    sheet = _recovery_sheet(config, chain.node_id, offline, now)
+    write_private(home.recovery_sheet, sheet.encode())
+    return chain.node_id
+
+
+def _card(
+    config: Config,
+    chain: Chain,
+    *,
+    vault: Vault,
+    keys: ServiceKeys,
+    certificate: bytes,
+    now: int,
+) -> Statement:
+    body = make_card_body(
+        _card_fields(config, now + CARD_LIFETIME_MS),
+        chain=chain,
+        vault=vault,
+        service=keys,
+        certificate=certificate,
+        seal_until=now + CARD_LIFETIME_MS,
+        now=now,
+    )
+    try:
+        return make_card(body, chain=chain, issued=now, signer=vault.identity)
+    except PeerError as error:
+        raise ConfigError(
+            f"the card cannot be made: {error.message}", fix="correct picket.toml or the options"
+        ) from None
+
+
+def _card_fields(config: Config, expires: int) -> CardFields:
+    node = config.node
+    return CardFields(
+        authority=node.authority,
+        country=node.country,
+        role=node.role,
+        contact=node.contact,
+        endpoints=tuple(config.peer.endpoints),
+        expires=expires,
+    )
+
+
+def _fill_database(home: Home, chain: Chain, keys: ServiceKeys, now: int) -> None:
+    card = chain.card
+    if card is None:
+        raise ConfigError("the card is missing")
+    with closing(Store(home.node_db)) as store:
+        log = Log(
+            store, keys=keys, origin=card.log.name, random=secrets.token_bytes,
+            node_id=chain.node_id,
+        )  # fmt: skip
+        with store.transaction():
+            store.set_meta("node_id", chain.node_id)
+            store.set_meta("network", chain.network)
+            store.insert_all(
+                "statements",
+                [{"node_id": chain.node_id, "n": s.n, "wire": s.wire} for s in chain.statements],
+            )
+            # The empty tree is signed first, so that peers can pin the log from its birth.
+            log.seal(now)
+            log.append(
+                [Act(EntryKind.LOG_OPENED, suite.digest("log-opened", card.log.name.encode()))]
+            )
+            log.seal(now)
+    for leftover in (home.node_db.with_name("node.db-wal"), home.node_db.with_name("node.db-shm")):
+        leftover.unlink(missing_ok=True)
+    home.node_db.chmod(0o600)
+
+
+def _recovery_sheet(config: Config, node_id: bytes, offline: Offline, now: int) -> str:
+    return f"""PICKET RECOVERY SHEET                                   made {rfc3339(now)}
+
+Authority   {config.node.authority} ({config.node.country})
+Network     {config.node.network}
+Node        {format_node_id(node_id)}
+
+RECOVERY CODE: whoever holds it can take over this node's identity.
+It is needed if the identity key is lost or stolen.
+
+    {format_code(offline.recovery)}
+
+REVOCATION CODE: whoever holds it can end this node's identity for good,
+and nothing else.
+
+    {format_code(offline.revocation)}
+
+Print this sheet. Keep the two codes in two sealed envelopes in two safes.
+Then delete this file: as long as it is on this machine, a thief of the
+machine has the identity too. Neither code can be made again.
+"""
+
+
+# --- opening a node --------------------------------------------------------------------------
+@contextmanager
+def _locked(home: Home) -> Iterator[None]:
+    """Hold the home lock: one process owns the databases and the log key."""
+    handle = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise AlreadyRunningError(
+                f"another picket process is using {home.path}",
+                fix="wait for it, or stop it; two at once would break the log",
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _service_keys(home: Home) -> ServiceKeys:
+    data = read_private(home.service_key, what="the service keys", max_bytes=_SERVICE_FILE_MAX)
+    try:
+        value = decode(data, max_bytes=_SERVICE_FILE_MAX)
+    except PeerError as error:
+        raise KeystoreError(
+            f"{home.service_key} is damaged: {error.message}", fix="restore it from a backup"
+        ) from None
+    if not isinstance(value, dict) or not all(isinstance(v, bytes) for v in value.values()):
+        raise KeystoreError(f"{home.service_key} is damaged", fix="restore it from a backup")
+    return load_service({name: bytes(v) for name, v in value.items() if isinstance(v, bytes)})
+
+
+@contextmanager
+def open_core(home: Home, config: Config, clock: Clock) -> Iterator[Core]:
+    """Open the databases of the node in *home* under the home lock.
+
+    Raises:
+        OperatorError: another process has it, or a file is missing or damaged.
+        StoreError: a database is damaged.
+        RollbackError: node.db is older than what was published.
+    """
+    home.check()
+    with _locked(home):
+        keys = _service_keys(home)
+        fence = Fence(home.fence)
+        core = Core(
+            home=home, store=Store(home.node_db), fence=fence, keys=keys, clock=clock,
+            random=secrets.token_bytes, carries=config.peer.carry,
+        )  # fmt: skip
+        try:
+            yield core
+        finally:
+            core.close()
+
+
+def unlock(core: Core, config: Config, passphrase: Passphrase | None) -> bool:
+    """Open the keystore if a passphrase can be had; False leaves the node locked.
+
+    The passphrase comes from the caller, from systemd's credential ``picket-passphrase``, or from
+    the file that the configuration names.
+
+    Raises:
+        KeystoreError: the keystore or the passphrase file cannot be used.
+        WrongPassphraseError: it does not open.
+    """
+    secret = passphrase() if passphrase is not None else None
+    if secret is None:
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        if credentials and (Path(credentials) / _CREDENTIAL).exists():
+            secret = read_passphrase_file(Path(credentials) / _CREDENTIAL)
+        elif config.keystore.passphrase_file:
+            secret = read_passphrase_file(Path(config.keystore.passphrase_file))
+    if secret is None:
+        return False
+    vault = load_vault(load(core.home.keystore, secret))
+    core.unlock(vault)
+    _renew_card(core, config, vault)
+    return True
+
+
+def _renew_card(core: Core, config: Config, vault: Vault) -> None:
+    """Make a new card if the configuration now says something else than the card in use."""
+    card, now = core.card, core.clock.now()
+    said = CardFields(
+        card.authority, card.country, card.role, card.contact, card.endpoints, card.expires
+    )
+    if said == _card_fields(config, card.expires):
+        return
+    statement = _card(
+        config, core.trust.own, vault=vault, keys=core.keys, certificate=card.tls[0], now=now
+    )
+    core.add_statement(statement)
+
+
+@contextmanager
+def open_service(home_path: Path, passphrase: Passphrase | None = None) -> Iterator[Service]:
+    """Open the node in *home_path* for commands while it does not run.
+
+    *passphrase* is asked for at once if given; without one the service is locked.
+    """
+    home = Home(home_path)
+    config = load_config(home)
+    clock = SystemClock()
+    with open_core(home, config, clock) as core:
+        unlock(core, config, passphrase)
+        yield Service(core, config=config, clock=clock, random=secrets.token_bytes)
+
+
+# --- running a node --------------------------------------------------------------------------
+def run(home_path: Path, passphrase: Passphrase | None = None) -> int:
+    """Run the node until it is told to stop; return the exit code.
+
+    Raises:
+        OperatorError: it cannot start.
+        StoreError: it had to stop.
+    """
+    home = Home(home_path)
+    config = load_config(home)
+    clock = SystemClock()
+    with open_core(home, config, clock) as core:
+        unlock(core, config, passphrase)
+        asyncio.run(_run(core, config, clock))
+    return 0
+
+
+async def _run(core: Core, config: Config, clock: Clock) -> None:
+    # aiohttp is heavy and only a running node needs it.
+    from node.engine import Engine  # noqa: PLC0415
+    from node.server import Server  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    engine = Engine(
+        core, clock=clock, random=secrets.token_bytes, identity_pem=core.home.tls_pem,
+        dials=config.peer.dial,
+    )  # fmt: skip
+    service = Service(
+        core, config=config, clock=clock, random=secrets.token_bytes,
+        network=Network(running=True, linked=engine.linked, trouble=engine.trouble),
+    )  # fmt: skip
+    server = Server(service, engine, hosts=frozenset(config.http.hosts))
+    try:
+        await _start(core.home, config, engine, server)
+        await _until(stop, engine)
+    finally:
+        await server.stop()
+        await engine.stop()
+
+
+async def _start(home: Home, config: Config, engine: Engine, server: Server) -> None:
+    import structlog  # noqa: PLC0415
+
+    log = structlog.get_logger()
+    host, port = config.peer.listen_address or (None, 0)
+    bound = await engine.start(host, port)
+    if host is not None:
+        log.info("peers-listening", port=bound)
+    if config.http.listen_address is not None:
+        log.info("http-listening", port=await server.listen(*config.http.listen_address))
+    await server.listen_control(home.control_sock)
+    log.info("ready", size=engine.core.log.size, locked=engine.core.vault is None)
+
+
+async def _until(stop: asyncio.Event, engine: Engine) -> None:
+    """Wait for the stop signal, or for the engine to fail."""
+    running = asyncio.create_task(engine.run())
+    stopped = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        running.cancel()
+        stopped.cancel()
+        await asyncio.gather(running, stopped, return_exceptions=True)

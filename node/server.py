@@ -1,0 +1,166 @@
+"""Serves the route table over HTTP: on loopback for programs, on the control socket for operators.
+
+- The control socket is a file only its owner can open; whoever can is the operator.
+- On TCP the Host header must be one of ours (DNS rebinding) and an Origin is refused (browsers have
+  no business here yet).
+- Bodies are counted as they arrive; the library's own bound does not cover streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import secrets
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from node.api import Request, Response, dispatch, problem
+from node.engine import Engine
+from node.service import Service
+from protocol import limits
+from protocol.errors import (
+    AddressInUseError,
+    ForbiddenError,
+    PicketError,
+    StoreError,
+    TooLargeError,
+)
+
+_IMPORTS: Final = "/api/v1/imports"
+_SHUTDOWN_S: Final = 2.0
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class Server:
+    """The HTTP listeners of one node."""
+
+    def __init__(self, service: Service, engine: Engine, *, hosts: frozenset[str]) -> None:
+        """Serve *service*; *hosts* are the Host names accepted on TCP besides loopback."""
+        self._service = service
+        self._engine = engine
+        self._hosts = hosts | {"localhost", "127.0.0.1", "[::1]"}
+        self._runners: list[web.AppRunner] = []
+
+    async def listen(self, host: str, port: int) -> int:
+        """Serve programs on *host*:*port*; return the bound port.
+
+        Raises:
+            AddressInUseError: another program has it.
+        """
+        runner = await self._runner(operator=False)
+        site = web.TCPSite(runner, host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
+                raise AddressInUseError(
+                    f"the HTTP address {host}:{port} cannot be used: {error.strerror}",
+                    fix="stop the other program, or set another [http] listen",
+                ) from None
+            raise
+        bound: int = runner.addresses[0][1]
+        return bound
+
+    async def listen_control(self, path: Path) -> None:
+        """Serve the operator on the Unix socket *path*."""
+        _clear_socket(path)
+        runner = await self._runner(operator=True)
+        await web.UnixSite(runner, str(path)).start()
+        _make_private(path)
+
+    async def stop(self) -> None:
+        """Finish running requests and close."""
+        for runner in self._runners:
+            await runner.cleanup()
+
+    async def _runner(self, *, operator: bool) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self._handler(operator=operator))
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await runner.setup()
+        self._runners.append(runner)
+        return runner
+
+    def _handler(self, *, operator: bool) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(raw: web.Request) -> web.StreamResponse:
+            request_id = secrets.token_hex(8)
+            try:
+                response = await self._answer(raw, request_id, operator=operator)
+            except PicketError as error:
+                response = problem(error, request_id)
+            headers = {**_HEADERS, **dict(response.headers), "X-Request-Id": request_id}
+            return web.Response(
+                status=response.status,
+                body=response.body,
+                content_type=response.content_type,
+                charset="utf-8" if "json" in response.content_type else None,
+                headers=headers,
+            )
+
+        return handle
+
+    async def _answer(self, raw: web.Request, request_id: str, *, operator: bool) -> Response:
+        if not operator:
+            self._check_browser(raw)
+        maximum = limits.MAX_REQUEST_IMPORT if raw.path == _IMPORTS else limits.MAX_REQUEST
+        scheme, _, token = raw.headers.get("Authorization", "").partition(" ")
+        request = Request(
+            method=raw.method,
+            path=raw.path,
+            query=dict(raw.query),
+            body=await _body(raw, maximum),
+            token=token.strip() if scheme.lower() == "bearer" else None,
+            operator=operator,
+            request_id=request_id,
+        )
+        try:
+            response = await self._engine.desk(lambda: dispatch(self._service, request))
+        except StoreError as error:
+            return problem(error, request_id)
+        self._engine.poke()
+        return response
+
+    def _check_browser(self, raw: web.Request) -> None:
+        host = raw.headers.get("Host", "")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if name.lower() not in self._hosts:
+            raise ForbiddenError(
+                "the Host header is not one of this node's names", fix="add it to [http] hosts"
+            )
+        if "Origin" in raw.headers:
+            raise ForbiddenError("requests from web pages are refused")
+
+
+def _clear_socket(path: Path) -> None:
+    """Remove what a killed node left; the home lock says that nobody serves it."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(path.lstat().st_mode):
+            path.unlink()
+
+
+def _make_private(path: Path) -> None:
+    path.chmod(0o600)  # the home folder is 0700, so nobody could reach it before either
+
+
+async def _body(raw: web.Request, maximum: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.REQUEST_TIMEOUT_S):
+            async for chunk in raw.content.iter_any():
+                size += len(chunk)
+                if size > maximum:
+                    raise TooLargeError(f"the body is longer than {maximum} bytes", fix="split it")
+                chunks.append(chunk)
+    except TimeoutError:
+        raise TooLargeError("the body came too slowly", fix="send it at once") from None
+    return b"".join(chunks)
