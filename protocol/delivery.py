@@ -24,5 +24,5 @@ def next_offer(*, attempts: int, retry_after: int, now: int) -> int:
 
     Waits double from one second to ten minutes, and are never shorter than the peer asked for.
     """
-    wait = min(1_000 * 2 ** min(attempts, 20), _SLOWEST_MS)
+    wait = min(1_000 << min(attempts, 20), _SLOWEST_MS)
     return now + max(wait, min(retry_after, limits.MAX_LIFETIME_MS))

@@ -1,0 +1,342 @@
+"""RFC 6962 tree arithmetic over C2SP tiles; no storage.
+
+- leaf = SHA-256(0x00 || entry), node = SHA-256(0x01 || left || right), empty root = SHA-256("").
+- A tile (level, index) holds up to 256 hashes: MTH(D[(index*256+i) * 256^level ...)) for each i.
+  Only full tiles feed the level above; partial ones are rewritten as the tree grows.
+- Proofs and appends read O(log n) tiles, through the caller's ``TileReader``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from protocol.errors import DecodeError, ProofError
+
+HASH_SIZE: Final = 32
+TILE_WIDTH: Final = 256
+TILE_HEIGHT: Final = 8
+EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
+_LENGTH: Final = 2
+_GROUP: Final = 1_000
+
+
+class TileReader(Protocol):
+    """The caller's storage."""
+
+    def read_tiles(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:
+        """Return the stored, possibly partial, bytes of each (level, index)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """A grown tree: its size, root and the tiles that must be written."""
+
+    size: int
+    root: bytes
+    tiles: tuple[tuple[int, int, bytes], ...]
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """Return the hash of a leaf (RFC 6962 section 2.1)."""
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash of an inner node (RFC 6962 section 2.1)."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+# --- verifying -------------------------------------------------------------------------------
+def verify_inclusion(
+    *, index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes
+) -> None:
+    """Verify that the leaf hash *leaf* is at *index* of the tree (RFC 9162 section 2.1.3.2).
+
+    Raises:
+        ProofError: it is not, or the proof has the wrong length.
+    """
+    if not 0 <= index < size:
+        raise ProofError("the index is not inside the tree")
+    _check_hashes((leaf, root, *proof))
+    fn, sn, r = index, size - 1, leaf
+    for p in proof:
+        if sn == 0:
+            raise ProofError("the inclusion proof is too long")
+        if fn & 1 or fn == sn:
+            r = node_hash(p, r)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            r = node_hash(r, p)
+        fn, sn = fn >> 1, sn >> 1
+    if sn != 0 or r != root:
+        raise ProofError("the inclusion proof does not lead to the root")
+
+
+def verify_consistency(
+    *, old_size: int, old_root: bytes, new_size: int, new_root: bytes, proof: Sequence[bytes]
+) -> None:
+    """Verify that the new tree extends the old one (RFC 9162 section 2.1.4.2).
+
+    Raises:
+        ProofError: it does not, or the proof has the wrong length.
+    """
+    if not 0 <= old_size <= new_size:
+        raise ProofError("the new tree is smaller than the old one")
+    _check_hashes((old_root, new_root, *proof))
+    if old_size in {0, new_size}:
+        if proof:
+            raise ProofError("the consistency proof must be empty")
+        if old_size == 0 and old_root != EMPTY_ROOT:
+            raise ProofError("the empty tree has another root")
+        if old_size == new_size and old_root != new_root:
+            raise ProofError("two roots for one tree size")
+        return
+    path = list(proof)
+    if old_size & (old_size - 1) == 0:
+        path.insert(0, old_root)
+    _verify_path(path, old_size=old_size, old_root=old_root, new_size=new_size, new_root=new_root)
+
+
+def _verify_path(
+    path: Sequence[bytes], *, old_size: int, old_root: bytes, new_size: int, new_root: bytes
+) -> None:
+    if not path:
+        raise ProofError("the consistency proof is empty")
+    fn, sn = old_size - 1, new_size - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    fr = sr = path[0]
+    for c in path[1:]:
+        if sn == 0:
+            raise ProofError("the consistency proof is too long")
+        if fn & 1 or fn == sn:
+            fr, sr = node_hash(c, fr), node_hash(c, sr)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            sr = node_hash(sr, c)
+        fn, sn = fn >> 1, sn >> 1
+    if sn != 0 or fr != old_root or sr != new_root:
+        raise ProofError("the consistency proof does not join the two roots")
+
+
+def _check_hashes(hashes: Sequence[bytes]) -> None:
+    if any(len(value) != HASH_SIZE for value in hashes):
+        raise ProofError("a hash does not have 32 bytes")
+
+
+# --- growing ---------------------------------------------------------------------------------
+def append(*, size: int, new_leaves: Sequence[bytes], reader: TileReader) -> Appended:
+    """Append leaf hashes to a tree of *size* leaves.
+
+    Only the right edge is read. Of the returned tiles the full ones are final.
+    """
+    written: dict[tuple[int, int], bytes] = {}
+    level, start, fresh = 0, size, list(new_leaves)
+    while fresh:
+        fresh, start = _append_level(level, start, fresh, written, reader)
+        level += 1
+    overlay = _Overlay(written, reader)
+    total = size + len(new_leaves)
+    tiles = tuple((level, index, data) for (level, index), data in sorted(written.items()))
+    return Appended(total, root(total, overlay), tiles)
+
+
+def _append_level(
+    level: int,
+    start: int,
+    fresh: Sequence[bytes],
+    written: dict[tuple[int, int], bytes],
+    reader: TileReader,
+) -> tuple[list[bytes], int]:
+    """Write *fresh* hashes from place *start* of *level*; return what that adds one level up."""
+    first = start // TILE_WIDTH
+    edge = b""
+    if width := start % TILE_WIDTH:
+        edge = reader.read_tiles([(level, first)])[level, first][: width * HASH_SIZE]
+    data = edge + b"".join(fresh)
+    parents = []
+    step = TILE_WIDTH * HASH_SIZE
+    for offset in range(0, len(data), step):
+        tile = data[offset : offset + step]
+        written[level, first + offset // step] = tile
+        if len(tile) == step:
+            parents.append(_tile_root(tile))
+    return parents, first
+
+
+class _Overlay:
+    """Reads tiles that were just written before those that are stored."""
+
+    def __init__(self, written: Mapping[tuple[int, int], bytes], reader: TileReader) -> None:
+        self._written = written
+        self._reader = reader
+
+    def read_tiles(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:
+        missing = [key for key in keys if key not in self._written]
+        stored = self._reader.read_tiles(missing) if missing else {}
+        return {key: self._written[key] if key in self._written else stored[key] for key in keys}
+
+
+def _tile_root(tile: bytes) -> bytes:
+    hashes = [tile[at : at + HASH_SIZE] for at in range(0, len(tile), HASH_SIZE)]
+    return _perfect(hashes)
+
+
+def _perfect(hashes: Sequence[bytes]) -> bytes:
+    """Return the root over a power of two of *hashes*."""
+    row = list(hashes)
+    while len(row) > 1:
+        row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
+    return row[0]
+
+
+# --- reading ---------------------------------------------------------------------------------
+def root(size: int, reader: TileReader) -> bytes:
+    """Return the root of the first *size* leaves (RFC 6962 section 2.1)."""
+    if size == 0:
+        return EMPTY_ROOT
+    return _range_hashes([(0, size)], reader)[0]
+
+
+def prove_inclusion(index: int, size: int, reader: TileReader) -> tuple[bytes, ...]:
+    """Return the audit path of leaf *index* in the first *size* leaves (RFC 6962 2.1.1)."""
+    if not 0 <= index < size:
+        raise ValueError("the index is not inside the tree")
+    ranges: list[tuple[int, int]] = []
+    low, high = 0, size
+    while high - low > 1:
+        middle = low + _split(high - low)
+        if index < middle:
+            ranges.append((middle, high))
+            high = middle
+        else:
+            ranges.append((low, middle))
+            low = middle
+    return tuple(_range_hashes(list(reversed(ranges)), reader))
+
+
+def prove_consistency(old: int, new: int, reader: TileReader) -> tuple[bytes, ...]:
+    """Return the proof that the first *new* leaves extend the first *old* (RFC 6962 2.1.2)."""
+    if not 0 <= old <= new:
+        raise ValueError("the new tree is smaller than the old one")
+    if old in {0, new}:
+        return ()
+    ranges: list[tuple[int, int]] = []
+    low, high, whole = 0, new, True
+    while old != high:
+        middle = low + _split(high - low)
+        if old <= middle:
+            ranges.append((middle, high))
+            high = middle
+        else:
+            ranges.append((low, middle))
+            low, whole = middle, False
+    if not whole:
+        ranges.append((low, high))
+    return tuple(_range_hashes(list(reversed(ranges)), reader))
+
+
+def _split(count: int) -> int:
+    """Return the largest power of two strictly below *count*."""
+    return 1 << ((count - 1).bit_length() - 1)
+
+
+def _range_hashes(ranges: Sequence[tuple[int, int]], reader: TileReader) -> list[bytes]:
+    """Return the tree hash of each half-open leaf range, with one batched read.
+
+    Each range begins at a multiple of the power of two that covers it, as all ranges in proofs do.
+    """
+    parts = [_perfect_parts(low, high) for low, high in ranges]
+    wanted = sorted({_place(level, index)[:2] for each in parts for level, index in each})
+    tiles = reader.read_tiles(wanted) if wanted else {}
+    hashes = []
+    for each in parts:
+        found = [_subtree(level, index, tiles) for level, index in each]
+        value = found[-1]
+        for left in reversed(found[:-1]):
+            value = node_hash(left, value)
+        hashes.append(value)
+    return hashes
+
+
+def _perfect_parts(low: int, high: int) -> list[tuple[int, int]]:
+    """Split a range into perfect subtrees, left to right, as (height, index at that height)."""
+    parts = []
+    while low < high:
+        height = (high - low).bit_length() - 1
+        parts.append((height, low >> height))
+        low += 1 << height
+    return parts
+
+
+def _place(height: int, index: int) -> tuple[int, int, int, int]:
+    """Return tile level, tile index, first slot and slot count of a perfect subtree."""
+    level, inner = divmod(height, TILE_HEIGHT)
+    first = index << inner
+    return level, first // TILE_WIDTH, first % TILE_WIDTH, 1 << inner
+
+
+def _subtree(height: int, index: int, tiles: Mapping[tuple[int, int], bytes]) -> bytes:
+    level, tile, slot, count = _place(height, index)
+    data = tiles[level, tile][slot * HASH_SIZE : (slot + count) * HASH_SIZE]
+    if len(data) != count * HASH_SIZE:
+        raise ProofError(f"tile {level}/{tile} is narrower than the tree")
+    return _tile_root(data)
+
+
+# --- static resources (C2SP tlog-tiles) ------------------------------------------------------
+def _number(index: int) -> str:
+    groups = [f"{index % _GROUP:03d}"]
+    while index >= _GROUP:
+        index //= _GROUP
+        groups.append(f"x{index % _GROUP:03d}")
+    return "/".join(reversed(groups))
+
+
+def _suffix(width: int) -> str:
+    if not 0 < width <= TILE_WIDTH:
+        raise ValueError("a tile holds 1 to 256 hashes")
+    return "" if width == TILE_WIDTH else f".p/{width}"
+
+
+def tile_path(level: int, index: int, width: int) -> str:
+    """Return the path of a hash tile below the log's prefix."""
+    return f"tile/{level}/{_number(index)}{_suffix(width)}"
+
+
+def entries_path(index: int, width: int) -> str:
+    """Return the path of an entry bundle below the log's prefix."""
+    return f"tile/entries/{_number(index)}{_suffix(width)}"
+
+
+def entry_bundle(entries: Sequence[bytes]) -> bytes:
+    """Return up to 256 entries as one bundle, each with its length in front."""
+    if not 0 < len(entries) <= TILE_WIDTH:
+        raise ValueError("a bundle holds 1 to 256 entries")
+    return b"".join(len(entry).to_bytes(_LENGTH, "big") + entry for entry in entries)
+
+
+def parse_entry_bundle(data: bytes) -> tuple[bytes, ...]:
+    """Return the entries in a bundle.
+
+    Raises:
+        DecodeError: it is empty, cut short, or holds more than 256 entries.
+    """
+    entries = []
+    at = 0
+    while at < len(data):
+        size = int.from_bytes(data[at : at + _LENGTH], "big")
+        entry = data[at + _LENGTH : at + _LENGTH + size]
+        if at + _LENGTH > len(data) or len(entry) != size:
+            raise DecodeError("the entry bundle is cut short")
+        entries.append(entry)
+        at += _LENGTH + size
+    if not 0 < len(entries) <= TILE_WIDTH:
+        raise DecodeError("an entry bundle holds 1 to 256 entries")
+    return tuple(entries)
