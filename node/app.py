@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from keys.fingerprint import format_code, format_node_id
-from keys.keystore import load, read_passphrase_file, read_private, save, write_private
-
 from keys.identity import (
     CardFields,
     Offline,
@@ -30,6 +28,7 @@ from keys.identity import (
     new_service,
     new_vault,
 )
+from keys.keystore import load, read_passphrase_file, read_private, save, write_private
 from node.certificates import make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
 from node.config import Config, load_config, write_config

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id
-
 from keys.identity import Random, ServiceKeys, Vault
 from keys.trust import Level, Peer, TrustStore, Verification
 from node.casebook import Casebook

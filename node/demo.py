@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -128,7 +129,7 @@ class Demo:
                     env=environment,
                 )
         for key in keys:
-            self._wait(lambda n=self.nodes[key]: self._is_ready(n), f"{key} to start", _START_S)
+            self._wait(partial(self._is_ready, self.nodes[key]), f"{key} to start", _START_S)
 
     def _is_ready(self, node: Authority) -> bool:
         if node.process is not None and node.process.poll() is not None:

@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, assert_never
 
@@ -249,12 +250,12 @@ class Engine:
         writer = asyncio.create_task(self._write(connection))
         opened = False
         try:
-            await self._feed(connection, lambda session, _: session.start())
+            await self._feed(connection, lambda session, now: session.start())
             while connection.session.phase is not Phase.CLOSED:
                 message = await link.receive()
                 if message is None:
                     break
-                await self._feed(connection, lambda s, now, m=message: s.receive(m, now))
+                await self._feed(connection, partial(Session.receive, message=message))
                 opened = opened or self._links.get(peer.node_id) is connection
         except LinkError as error:
             connection.code = error.code
@@ -303,13 +304,13 @@ class Engine:
         await connection.link.close(connection.code)
 
     async def _end(self, connection: Connection, code: str) -> None:
-        await self._feed(connection, lambda session, _: session.close(code))
+        await self._feed(connection, lambda session, now: session.close(code))
 
-    async def _feed(
-        self, connection: Connection, event: Callable[[Session, int], list[Effect]]
-    ) -> None:
+    async def _feed(self, connection: Connection, event: Callable[..., list[Effect]]) -> None:
+        """Give the session one event, and perform what comes of it, under the link's lock."""
         async with connection.lock:
-            await self._perform(connection, event(connection.session, self._clock.monotonic()))
+            effects = event(connection.session, now=self._clock.monotonic())
+            await self._perform(connection, effects)
 
     # --- effects -----------------------------------------------------------------------------
     async def _perform(self, connection: Connection, effects: Sequence[Effect]) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from protocol.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
-
 from keys.identity import Random, ServiceKeys
 from node.store import Store
 from protocol import merkle
 from protocol.canonical import encode
+from protocol.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from protocol.entry import BLIND_SIZE, EntryKind, local_digest, make_entry, parse_entry
 from protocol.errors import LogCorruptionError, PeerError
 from protocol.frames import ReceiptItem, Receipts

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id, safety_number, verify_safety_number
-from keys.keystore import load, read_passphrase_file
-
 from keys.identity import Random, load_vault
+from keys.keystore import load, read_passphrase_file
 from keys.trust import METHODS, Level, Peer, Verification
 from node import __version__
 from node.clock import Clock, rfc3339

@@ -88,6 +88,8 @@ RECEIPT_TIMEOUT_MS: Final = 30_000
 """After this an envelope without a receipt is offered again, and carriers are tried."""
 HEARTBEAT_S: Final = 25
 """Many address translators drop a silent mapping after 30 to 60 s."""
+SEND_TIMEOUT_S: Final = 60.0
+"""Time in which the other end must take what was sent to it."""
 MAX_HALF_OPEN: Final = 64
 MAX_HALF_OPEN_PER_ADDRESS: Final = 16
 MAX_REFUSALS_PER_LINK: Final = 10

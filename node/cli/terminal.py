@@ -1,0 +1,248 @@
+"""What every command needs: the node, its answers, prompts, tables and exit codes."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import typer
+
+from node.client import Client
+from protocol import errors as e
+
+
+class Exit(IntEnum):
+    """Exit codes; cron can tell a broken log from an unreachable peer."""
+
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    REFUSED = 4
+    UNVERIFIED = 5
+    UNREACHABLE = 6
+    TEMPORARY = 75
+    INTERRUPTED = 130
+
+
+# The first class that fits decides; subclasses stand before their bases.
+_EXITS: Final[tuple[tuple[type[e.PicketError], Exit], ...]] = (
+    (e.NotFoundError, Exit.NOT_FOUND),
+    (e.LockedError, Exit.TEMPORARY),
+    (e.BusyError, Exit.TEMPORARY),
+    (e.AlreadyRunningError, Exit.TEMPORARY),
+    (e.ConfigError, Exit.USAGE),
+    (e.InvalidIncidentError, Exit.USAGE),
+    (e.ConflictError, Exit.REFUSED),
+    (e.UnknownRecipientError, Exit.REFUSED),
+    (e.UnauthorizedError, Exit.REFUSED),
+    (e.ForbiddenError, Exit.REFUSED),
+    (e.TrustConflictError, Exit.REFUSED),
+    (e.WrongPassphraseError, Exit.REFUSED),
+    (e.RequestError, Exit.USAGE),
+    (e.LogCorruptionError, Exit.UNVERIFIED),
+    (e.PeerError, Exit.UNVERIFIED),
+    (e.RollbackError, Exit.UNVERIFIED),
+    (e.LinkError, Exit.UNREACHABLE),
+)
+
+
+def _classes(base: type[e.PicketError]) -> list[type[e.PicketError]]:
+    return [base, *(leaf for child in base.__subclasses__() for leaf in _classes(child))]
+
+
+def exit_code(code: str) -> Exit:
+    """Return the exit code for the error *code* of a problem document."""
+    kind = next((kind for kind in _classes(e.PicketError) if kind.code == code), e.PicketError)
+    return next((code for base, code in _EXITS if issubclass(kind, base)), Exit.FAILURE)
+
+
+@dataclass
+class State:
+    """Options that stand before the command."""
+
+    home: Path
+    no_input: bool = False
+
+    @property
+    def interactive(self) -> bool:
+        """Whether a person can be asked."""
+        return not self.no_input and sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def state(context: typer.Context) -> State:
+    """Return the options of this invocation."""
+    found: State = context.obj
+    return found
+
+
+def say(text: str = "") -> None:
+    """Print one line for the person at the terminal."""
+    print(text, file=sys.stderr)
+
+
+def show(text: str = "") -> None:
+    """Print one line of data."""
+    print(text)
+
+
+def fail(message: str, code: Exit) -> NoReturn:
+    """End with one line on standard error."""
+    say(f"picket: {message}")
+    raise typer.Exit(code)
+
+
+def usage(message: str) -> NoReturn:
+    """End because an option is missing."""
+    fail(message, Exit.USAGE)
+
+
+def show_json(value: object) -> None:
+    """Print *value* as JSON."""
+    show(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+# --- the node --------------------------------------------------------------------------------
+def call(
+    context: typer.Context,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    needs_keys: bool = False,
+) -> Any:  # noqa: ANN401  JSON
+    """Call the node; a problem ends the command with its line and exit code.
+
+    Args:
+        context: of the command.
+        method: of the request.
+        path: of the request.
+        body: of the request.
+        needs_keys: ask for the passphrase if the node does not run.
+    """
+    chosen = state(context)
+    client = Client(chosen.home, _asker(chosen) if needs_keys else None)
+    status, value = client.call(method, path, body)
+    if status >= 400:  # noqa: PLR2004
+        _fail_with(value)
+    return value
+
+
+def _asker(chosen: State) -> Callable[[], bytes | None]:
+    def ask() -> bytes | None:
+        from node.config import load_config  # noqa: PLC0415
+        from node.home import Home  # noqa: PLC0415
+
+        if load_config(Home(chosen.home)).keystore.passphrase_file:
+            return None
+        return ask_passphrase(chosen)
+
+    return ask
+
+
+def _fail_with(problem: Mapping[str, Any]) -> NoReturn:
+    for item in problem.get("errors", ())[1:10]:
+        say(f"  {item['pointer']}: {item['message']}")
+    fix = problem.get("fix", "")
+    detail = problem.get("detail", "the call failed")
+    fail(f"{detail}. {fix}" if fix else detail, exit_code(problem.get("code", "")))
+
+
+# --- asking ----------------------------------------------------------------------------------
+def ask_passphrase(chosen: State, *, file: Path | None = None, twice: bool = False) -> bytes:
+    """Return a passphrase from *file* or, where there is one, the person."""
+    from keys.keystore import normalise_passphrase, read_passphrase_file  # noqa: PLC0415
+
+    if file is not None:
+        return read_passphrase_file(file)
+    if not chosen.interactive:
+        usage("a passphrase is needed. Give --passphrase-file FILE")
+    first = getpass.getpass("Passphrase: ", stream=sys.stderr)
+    if twice and getpass.getpass("Again: ", stream=sys.stderr) != first:
+        usage("the two passphrases differ. Nothing was changed")
+    return normalise_passphrase(first)
+
+
+def ask(chosen: State, question: str, option: str, *, default: str = "") -> str:
+    """Return the answer to *question*, or end by naming the *option* that would give it."""
+    if not chosen.interactive:
+        if default:
+            return default
+        usage(f"{option} is missing, and there is nobody to ask")
+    shown = f" [{default}]" if default else ""
+    while True:
+        sys.stderr.write(f"{question}{shown}: ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:
+            raise KeyboardInterrupt
+        if answer.strip() or default:
+            return answer.strip() or default
+
+
+def choose(
+    chosen: State, question: str, option: str, words: Sequence[str], *, default: str = ""
+) -> str:
+    """Return one of *words*, by name, number or unique beginning."""
+    if chosen.interactive:
+        for start in range(0, len(words), 3):
+            row = [f"{n + 1:>3} {words[n]:<28}" for n in range(start, min(start + 3, len(words)))]
+            say("".join(row).rstrip())
+    while True:
+        answer = ask(chosen, question, option, default=default)
+        if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(words):
+            return words[int(answer) - 1]
+        matches = [w for w in words if w == answer] or [w for w in words if w.startswith(answer)]
+        if len(matches) == 1:
+            return matches[0]
+        if not chosen.interactive:
+            usage(f"{option} {answer!r} is none of: {', '.join(words)}")
+        say(f"{answer!r} is none of these; give a name or number")
+
+
+def confirm(chosen: State, question: str, option: str) -> bool:
+    """Return whether the person says yes; without one, name the *option* that says so."""
+    if not chosen.interactive:
+        usage(f"{question} There is nobody to ask: give {option}")
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
+# --- showing ---------------------------------------------------------------------------------
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print aligned columns; the last one is cut to what is left of 100."""
+    cells = [[_plain(cell) for cell in row] for row in rows]
+    widths = [max(len(c[n]) for c in [list(columns), *cells]) for n in range(len(columns))]
+    room = max(20, 100 - sum(widths[:-1]) - 2 * (len(columns) - 1))
+    for row in [list(columns), *cells]:
+        head = "  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False))
+        last = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
+        show(f"{head}  {last}".rstrip() if head else last)
+
+
+def _plain(cell: object) -> str:
+    """Return text that cannot move the cursor or change the terminal."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, (list, tuple)):
+        cell = ", ".join(map(str, cell)) or "-"
+    return "".join(c if c.isprintable() else " " for c in str(cell))
+
+
+def plain(text: object) -> str:
+    """Return *text* fit for a terminal."""
+    return _plain(text)
+
+
+def utc(text: str | None) -> str:
+    """Return an RFC 3339 time as people read it."""
+    return "never" if not text else f"{text[:10]} {text[11:16]} UTC"

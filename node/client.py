@@ -1,0 +1,116 @@
+"""How commands reach the node: its control socket if it runs, else its databases directly.
+
+Standard library only, so that ``picket status`` starts at once.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from typing_extensions import override
+
+from node.home import Home
+from protocol.errors import LinkError, OperatorError, PicketError
+
+_TIMEOUT_S: Final = 120.0
+_PROBLEM: Final = 400
+Passphrase = Callable[[], bytes | None]
+
+
+class _Connection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=_TIMEOUT_S)
+        self._path = path
+
+    @override
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(_TIMEOUT_S)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """Calls the local endpoint of the node in one home as its operator."""
+
+    def __init__(self, home: Path, passphrase: Passphrase | None = None) -> None:
+        """Use the node in *home*; *passphrase* opens its keystore if it does not run."""
+        self._home = Home(home)
+        self._passphrase = passphrase
+
+    def running(self) -> bool:
+        """Whether a node answers on the control socket."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self._home.control_sock))
+            except OSError:
+                return False
+        return True
+
+    def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None
+    ) -> tuple[int, Any]:
+        """Return status and JSON of one call.
+
+        Raises:
+            PicketError: the node cannot be reached or opened.
+        """
+        status, data = self._exchange(method, path, body)
+        return status, json.loads(data) if data else None
+
+    def call_bytes(self, method: str, path: str) -> bytes:
+        """Return the bytes that a call answers with.
+
+        Raises:
+            OperatorError: it answered with a problem.
+        """
+        status, data = self._exchange(method, path, None)
+        if status >= _PROBLEM:
+            problem = json.loads(data)
+            raise OperatorError(
+                problem.get("detail", "the call failed"), fix=problem.get("fix", "")
+            )
+        return data
+
+    def _exchange(
+        self, method: str, path: str, body: Mapping[str, Any] | None
+    ) -> tuple[int, bytes]:
+        data = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
+        if self.running():
+            return self._over_socket(method, path, data)
+        return self._in_process(method, path, data)
+
+    def _over_socket(self, method: str, path: str, data: bytes) -> tuple[int, bytes]:
+        connection = _Connection(self._home.control_sock)
+        try:
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise LinkError(
+                f"the node stopped answering: {error}", fix="see its journal, then try again"
+            ) from None
+        finally:
+            connection.close()
+
+    def _in_process(self, method: str, path: str, data: bytes) -> tuple[int, bytes]:
+        # Heavy, and needed only when no node runs.
+        from node.api import Request, dispatch, problem  # noqa: PLC0415
+        from node.app import open_service  # noqa: PLC0415
+
+        parts = urlsplit(path)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        request = Request(method, unquote(parts.path), query, data, operator=True)
+        with open_service(self._home.path, self._passphrase) as service:
+            try:
+                response = dispatch(service, request)
+            except PicketError as error:
+                response = problem(error, "")
+        return response.status, response.body

@@ -1,0 +1,88 @@
+"""Where one node keeps its files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A node's folder and the files in it."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Settings (TOML)."""
+        return self.path / "picket.toml"
+
+    @property
+    def node_db(self) -> Path:
+        """Ciphertext, log, peers, outbox."""
+        return self.path / "node.db"
+
+    @property
+    def case_db(self) -> Path:
+        """Opened incidents and drafts, encrypted."""
+        return self.path / "case.db"
+
+    @property
+    def keystore(self) -> Path:
+        """Secrets under the passphrase."""
+        return self.path / "keystore"
+
+    @property
+    def service_key(self) -> Path:
+        """Keys a locked node works with."""
+        return self.path / "service.key"
+
+    @property
+    def tls_pem(self) -> Path:
+        """TLS key and certificate."""
+        return self.path / "tls.pem"
+
+    @property
+    def fence(self) -> Path:
+        """The last published tree head."""
+        return self.path / "fence"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that uses the databases."""
+        return self.path / "lock"
+
+    @property
+    def control_sock(self) -> Path:
+        """The operator's socket."""
+        return self.path / "control.sock"
+
+    @property
+    def recovery_sheet(self) -> Path:
+        """The recovery codes, until the operator moves them to paper."""
+        return self.path / "recovery-sheet.txt"
+
+    def check(self) -> None:
+        """Check that there is a node here and that nobody else can read it.
+
+        Raises:
+            ConfigError: there is none, or the folder is open to others.
+        """
+        if not self.config.exists():
+            raise ConfigError(f"there is no node in {self.path}", fix="make one with: picket init")
+        if self.path.stat().st_mode & 0o077:
+            raise ConfigError(
+                f"other users can look into {self.path}", fix=f"chmod 700 {self.path}"
+            )
+
+
+def default_home() -> Path:
+    """Return PICKET_HOME, or the usual place for a program's data."""
+    chosen = os.environ.get("PICKET_HOME")
+    if chosen:
+        return Path(chosen)
+    data = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(data) / "picket"
