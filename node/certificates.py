@@ -1,7 +1,13 @@
-"""The self-signed Ed25519 certificates that links are pinned to."""
+"""The self-signed Ed25519 certificates that links are pinned to (RFC 8410).
+
+- The certificate is compared byte for byte with the one on a card: nothing in it is believed, not
+  its name and not its dates.
+- It speaks for itself only (``CA:FALSE``) and cannot vouch for another.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -16,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 _BACK: Final = timedelta(days=1)
 _LIFE: Final = timedelta(days=3650)
-_NAME_MAX: Final = 64
+_NAME_MAX: Final = 64  # RFC 5280 appendix A, ub-common-name
 
 
 def make_certificate(seed: bytes, *, name: str, now: datetime) -> bytes:
@@ -24,7 +30,17 @@ def make_certificate(seed: bytes, *, name: str, now: datetime) -> bytes:
 
     Back-dated by a day and valid for ten years: a node with a wrong clock must still be able to
     link, to be told so. Trust comes from the pin on the card, not from these dates.
+
+    Args:
+        seed: 32 bytes, kept secret.
+        name: whose it is; cut to the 64 characters that a common name may have.
+        now: with a time zone.
+
+    Raises:
+        ValueError: *seed* is not 32 bytes, *name* is empty or *now* has no time zone.
     """
+    if now.tzinfo is None:
+        raise ValueError("now must have a time zone")
     key = Ed25519PrivateKey.from_private_bytes(seed)
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_NAME_MAX])])
     certificate = (
@@ -35,14 +51,26 @@ def make_certificate(seed: bytes, *, name: str, now: datetime) -> bytes:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _BACK)
         .not_valid_after(now + _LIFE)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, None)
     )
     return certificate.public_bytes(Encoding.DER)
 
 
+def certificate_digest(certificate: bytes) -> bytes:
+    """Return the SHA-256 of a certificate (DER)."""
+    return hashlib.sha256(certificate).digest()
+
+
 def to_pem(certificate: bytes, seed: bytes) -> bytes:
-    """Return key and certificate as one PEM file."""
-    key = Ed25519PrivateKey.from_private_bytes(seed).private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-    )
-    return key + x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM)
+    """Return key and certificate as one PEM file, which nobody else may read.
+
+    Raises:
+        ValueError: *certificate* is no certificate, or not that of the key of *seed*.
+    """
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    parsed = x509.load_der_x509_certificate(certificate)
+    if parsed.public_key() != key.public_key():
+        raise ValueError("the certificate belongs to another key")
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return private + parsed.public_bytes(Encoding.PEM)

@@ -1,12 +1,14 @@
 """Peer links: WebSockets over mutual TLS 1.3 with pinned certificates (aiohttp).
 
-- A certificate is accepted if it is, byte for byte, on a linkable peer's card: OpenSSL checks it
-  against these anchors in the handshake, and both ends compare the DER again afterwards.
+- A certificate is accepted if it is, byte for byte, on a linkable peer's card. OpenSSL checks it
+  against these anchors in the handshake; both ends compare the DER again afterwards, because to
+  OpenSSL an anchor might also vouch for others.
 - No session tickets: with one, a peer removed since could come back without a handshake.
 - Under TLS 1.3 a refused client learns of it at its first read only, so "connected" means nothing
   here; the signed hello above decides.
-- Bounds on message size, on half-open connections and on how long a send may stall are explicit;
-  compression is off.
+- Every connection is counted from the moment it is accepted, and has one deadline for TLS and HTTP
+  together. Bounds are explicit; compression, redirects, cookies and proxies are off.
+- Live links are closed by the caller: ``set_anchors`` concerns new handshakes only.
 """
 
 from __future__ import annotations
@@ -14,111 +16,232 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import ipaddress
+import socket
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
-from aiohttp import WSCloseCode, WSMsgType, web
+from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
+from typing_extensions import override
 
+from node.certificates import certificate_digest
 from protocol import limits
 from protocol.errors import (
     AddressInUseError,
+    ConfigError,
     ConnectError,
+    DecodeError,
     HandshakeError,
     LinkError,
     LinkTimeoutError,
 )
+from protocol.statement import check_endpoint
 
 PATH: Final = "/picket/1"
+_BACKLOG: Final = 128
+_ACCEPT_PAUSE_S: Final = 0.1
+_NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python does not name
+_ORDERLY: Final = frozenset({0, WSCloseCode.OK, WSCloseCode.GOING_AWAY})
+_BROKEN: Final = (OSError, RuntimeError, aiohttp.ClientError)
+_ASK: Final = "something is in between, or the peer has a new card: ask its operator"
 _log = structlog.get_logger()
-_SHUTDOWN_S: Final = 2.0
-_CLOSE_S: Final = 2.0
 
 
-class Link:
-    """One WebSocket; messages are bytes."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How long to wait for the other end, and how much of it to bear."""
 
-    def __init__(
-        self,
-        socket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
-        *,
-        peer_certificate: bytes,
-        remote: str,
-        session: aiohttp.ClientSession | None = None,
-        send_timeout_s: float = limits.SEND_TIMEOUT_S,
-    ) -> None:
-        """Wrap an open *socket*; *session* is closed with it."""
-        self._socket = socket
-        self._session = session
-        self._send_timeout_s = send_timeout_s
-        self.peer_certificate = peer_certificate
-        self.remote = remote
-
-    async def send(self, data: bytes) -> None:
-        """Send one message.
-
-        Raises:
-            LinkTimeoutError: the other end did not read for too long.
-            LinkError: the connection is gone.
-        """
-        try:
-            async with asyncio.timeout(self._send_timeout_s):
-                await self._socket.send_bytes(data)
-        except TimeoutError:
-            raise LinkTimeoutError(f"{self.remote} does not read what is sent to it") from None
-        except (ConnectionError, RuntimeError, aiohttp.ClientError, ssl.SSLError) as error:
-            raise LinkError(f"the link with {self.remote} broke: {type(error).__name__}") from None
-
-    async def receive(self) -> bytes | None:
-        """Return the next message, or None when the other end has closed.
-
-        Raises:
-            LinkError: it sent something that is no binary message within the bound, or broke.
-        """
-        try:
-            message = await self._socket.receive()
-        except (ConnectionError, RuntimeError, aiohttp.ClientError, ssl.SSLError) as error:
-            raise LinkError(f"the link with {self.remote} broke: {type(error).__name__}") from None
-        if message.type is WSMsgType.BINARY:
-            data: bytes = message.data
-            return data
-        if message.type is WSMsgType.TEXT:
-            await self._socket.close(code=WSCloseCode.UNSUPPORTED_DATA)
-            raise LinkError(f"{self.remote} sent text where only frames are allowed")
-        if message.type is WSMsgType.ERROR:
-            raise LinkError(f"the link with {self.remote} broke: {self._socket.exception()!r}")
-        return None
-
-    async def close(self, code: str) -> None:
-        """Close; *code* travels in the close frame."""
-        with contextlib.suppress(
-            ConnectionError, RuntimeError, aiohttp.ClientError, ssl.SSLError, TimeoutError
-        ):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._socket.close(message=code.encode())
-        if self._session is not None:
-            await self._session.close()
+    handshake_s: float = limits.HELLO_TIMEOUT_MS / 1000
+    send_s: float = limits.SEND_TIMEOUT_S
+    frame_s: float = limits.FRAME_TIMEOUT_S
+    heartbeat_s: float = limits.HEARTBEAT_S
+    close_s: float = limits.CLOSE_TIMEOUT_S
+    half_open: int = limits.MAX_HALF_OPEN
+    half_open_per_address: int = limits.MAX_HALF_OPEN_PER_ADDRESS
+    links_per_certificate: int = limits.MAX_LINKS_PER_CERTIFICATE
 
 
-def _context(purpose: int, pem: Path, anchors: Collection[bytes]) -> ssl.SSLContext:
-    context = ssl.SSLContext(purpose)
+BOUNDS: Final = Bounds()
+
+
+# --- TLS -------------------------------------------------------------------------------------
+def _context(
+    protocol: ssl._SSLMethod, identity_pem: Path, anchors: Collection[bytes]
+) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False  # the certificate itself is compared instead
     context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(pem)
-    if anchors:
-        context.load_verify_locations(cadata=b"".join(anchors))
+    # PARTIAL_CHAIN looks for the very certificate; without it, OpenSSL looks for an issuer of that
+    # name first, and a peer that copies another's name would keep the other out. The dates decide
+    # nothing: a node with a wrong clock must be able to link, to be told so.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_NO_CHECK_TIME)
+    try:
+        context.load_cert_chain(identity_pem)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"the TLS key in {identity_pem} cannot be used: {error.strerror or error}",
+            fix="restore the file from the backup of this node's folder",
+        ) from None
+    for anchor in anchors:
+        # One by one, so that one odd certificate on one card does not shut everybody out.
+        try:
+            context.load_verify_locations(cadata=anchor)
+        except (ssl.SSLError, ValueError):
+            _log.warning("certificate-unusable", digest=certificate_digest(anchor).hex())
     return context
 
 
-def _server_context(pem: Path, anchors: Collection[bytes]) -> ssl.SSLContext:
-    context = _context(ssl.PROTOCOL_TLS_SERVER, pem, anchors)
+def _server_context(identity_pem: Path, anchors: Collection[bytes]) -> ssl.SSLContext:
+    context = _context(ssl.PROTOCOL_TLS_SERVER, identity_pem, anchors)
     context.num_tickets = 0
     return context
+
+
+def _certificate(secured: ssl.SSLObject | None) -> bytes | None:
+    return None if secured is None else secured.getpeercert(binary_form=True)
+
+
+# --- a link ----------------------------------------------------------------------------------
+class Link:
+    """One WebSocket; messages are bytes. One task receives, and one sends."""
+
+    def __init__(
+        self,
+        websocket: web.WebSocketResponse | aiohttp.ClientWebSocketResponse,
+        *,
+        peer_certificate: bytes,
+        remote: str,
+        bounds: Bounds,
+        session: aiohttp.ClientSession | None = None,
+    ) -> None:
+        """Wrap an open *websocket*; *session* is closed with it."""
+        self.peer_certificate = peer_certificate
+        self.remote = remote
+        self._websocket = websocket
+        self._socket = websocket.get_extra_info("socket")
+        self._session = session
+        self._bounds = bounds
+        self._closing = False
+        self._ended = False
+
+    async def send(self, data: bytes) -> None:
+        """Send one message, once the other end has taken most of what was sent before.
+
+        Raises:
+            LinkTimeoutError: the other end did not read for too long; the link is cut.
+            LinkError: the connection is gone.
+        """
+        try:
+            async with asyncio.timeout(self._bounds.send_s):
+                await self._websocket.send_bytes(data)
+        except TimeoutError:
+            self._cut()
+            raise LinkTimeoutError(
+                f"{self.remote} took nothing for {self._bounds.send_s:g} s"
+            ) from None
+        except _BROKEN as error:
+            raise LinkError(f"the link with {self.remote} broke: {type(error).__name__}") from None
+
+    async def receive(self) -> bytes | None:
+        """Return the next message, or None when the link was closed in order by either end.
+
+        Raises:
+            LinkTimeoutError: nothing whole came for too long, not even an answer to a ping.
+            LinkError: something came that is no binary message within the bound, or the connection
+                is gone.
+        """
+        if self._ended:
+            return None
+        try:
+            message = await self._websocket.receive()
+        except TimeoutError:
+            self._end()
+            raise LinkTimeoutError(
+                f"nothing whole came from {self.remote} for {self._bounds.frame_s:g} s"
+            ) from None
+        except _BROKEN as error:
+            self._end()
+            raise LinkError(f"the link with {self.remote} broke: {type(error).__name__}") from None
+        if message.type is WSMsgType.BINARY:
+            return bytes(message.data)
+        if message.type is WSMsgType.TEXT:
+            await self._close(WSCloseCode.UNSUPPORTED_DATA, b"")
+        if not self._is_orderly(message):
+            self._end()
+            raise self._fault(message)
+        self._ended = True
+        return None
+
+    def _is_orderly(self, message: WSMessage) -> bool:
+        if message.type is WSMsgType.CLOSE:
+            return message.data in _ORDERLY
+        return self._closing and message.type in {WSMsgType.CLOSING, WSMsgType.CLOSED}
+
+    def _fault(self, message: WSMessage) -> LinkError:
+        cause = self._websocket.exception()
+        if message.type is WSMsgType.TEXT:
+            return LinkError(f"{self.remote} sent text where only binary frames are allowed")
+        if message.type is WSMsgType.CLOSE:
+            return LinkError(f"{self.remote} closed the link with WebSocket code {message.data}")
+        if isinstance(message.data, aiohttp.WebSocketError):
+            code = message.data.code
+            what = "a frame over the limit" if code == WSCloseCode.MESSAGE_TOO_BIG else "no frames"
+            return LinkError(f"{self.remote} sent {what} (WebSocket code {int(code)})")
+        if isinstance(cause, TimeoutError):
+            return LinkTimeoutError(f"{self.remote} did not answer a ping")
+        return LinkError(f"the link with {self.remote} ended without a goodbye")
+
+    async def close(self, code: str) -> None:
+        """Close; *code* says why in the closing frame. Closing again does nothing."""
+        self._closing = True
+        await self._close(WSCloseCode.OK, code.encode("ascii", "replace")[: limits.MAX_CODE])
+
+    async def _close(self, status: WSCloseCode, reason: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._bounds.close_s):
+                await self._websocket.close(code=status, message=reason)
+        except _BROKEN:
+            self._cut()  # it does not even take a goodbye
+        finally:
+            if self._session is not None:
+                await self._session.close()
+
+    def _end(self) -> None:
+        self._ended = True
+        self._cut()
+
+    def _cut(self) -> None:
+        """Shut the socket down, so that nothing waits for data that will never be taken."""
+        with contextlib.suppress(OSError):  # it is gone already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+
+# --- accepting -------------------------------------------------------------------------------
+class _Server(web.Server):
+    """Tells when a connection is lost."""
+
+    def __init__(
+        self,
+        respond: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        lost: Callable[[web.RequestHandler], None],
+    ) -> None:
+        super().__init__(respond, access_log=None, lingering_time=0.0)
+        self._lost = lost
+
+    @override
+    def connection_lost(
+        self, handler: web.RequestHandler, exc: BaseException | None = None
+    ) -> None:
+        super().connection_lost(handler, exc)
+        self._lost(handler)
 
 
 class Listener:
@@ -130,155 +253,313 @@ class Listener:
         identity_pem: Path,
         anchors: Collection[bytes],
         on_link: Callable[[Link], Awaitable[None]],
-        handshake_timeout_s: float = limits.HELLO_TIMEOUT_MS / 1000,
+        bounds: Bounds = BOUNDS,
     ) -> None:
-        """Prepare; *on_link* runs for each pinned link and the link ends with it."""
-        self._pem = identity_pem
-        self._on_link = on_link
-        self._timeout_s = handshake_timeout_s
-        self._anchors: frozenset[bytes] = frozenset(anchors)
-        self._inner = _server_context(identity_pem, anchors)
-        self._runner: web.AppRunner | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def set_anchors(self, anchors: Collection[bytes]) -> None:
-        """Accept exactly the certificates *anchors* (DER) from the next handshake on."""
-        if frozenset(anchors) != self._anchors:
-            self._anchors = frozenset(anchors)
-            self._inner = _server_context(self._pem, anchors)
-
-    async def start(self, host: str, port: int) -> int:
-        """Listen; return the bound port.
+        """Prepare; *on_link* runs for each pinned link, and the link ends with it.
 
         Raises:
-            AddressInUseError: the address cannot be used.
+            ConfigError: *identity_pem* cannot be used.
         """
-        app = web.Application()
-        app.router.add_get(PATH, self._handle)
-        runner = web.AppRunner(
-            app, access_log=None, shutdown_timeout=_SHUTDOWN_S, handle_signals=False
-        )
-        await runner.setup()
-        outer = _server_context(self._pem, self._anchors)
-        # Anchors cannot be taken out of a context, so each handshake is given the newest one.
-        outer.sni_callback = self._newest
-        guard = _Guard(runner.server)
-        try:
-            loop = asyncio.get_running_loop()
-            server = await loop.create_server(
-                guard, host, port, ssl=outer, ssl_handshake_timeout=self._timeout_s,
-                reuse_address=True,
-            )  # fmt: skip
-        except OSError as error:
-            await runner.cleanup()
-            if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
-                raise AddressInUseError(
-                    f"the peer address {host}:{port} cannot be used: {error.strerror}",
-                    fix="stop the other program, or set another [peer] listen",
-                ) from None
-            raise
-        self._runner, self._server = runner, server
-        bound: int = server.sockets[0].getsockname()[1]
+        self._pem = identity_pem
+        self._on_link = on_link
+        self._bounds = bounds
+        self._anchors = frozenset(anchors)
+        self._context = _server_context(identity_pem, self._anchors)
+        self._server: _Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._half_open: Counter[str] = Counter()
+        self._settling: dict[web.RequestHandler, asyncio.Future[None]] = {}
+        self._links: set[Link] = set()
+
+    def set_anchors(self, anchors: Collection[bytes]) -> None:
+        """Accept exactly the certificates *anchors* (DER) from now on.
+
+        Anchors cannot be taken out of a context, so each handshake is given the newest one.
+
+        Raises:
+            ConfigError: this node's own TLS key cannot be read any more.
+        """
+        if frozenset(anchors) != self._anchors:
+            self._anchors = frozenset(anchors)
+            self._context = _server_context(self._pem, self._anchors)
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen on *host* (``::`` is every address, IPv4 as well); return the bound port.
+
+        Raises:
+            AddressInUseError: another program has the port.
+            ConfigError: the address is not one of this machine, or not allowed to us.
+        """
+        listening = await _listen(host, port)
+        self._server = _Server(self._respond, self._settle)
+        self._spawn(self._accept(self._server, listening))
+        bound: int = listening.getsockname()[1]
         return bound
 
-    def _newest(self, connection: ssl.SSLObject, _name: str | None, _context: object) -> None:
-        connection.context = self._inner
-
     async def stop(self) -> None:
-        """Stop accepting and close what is open."""
-        if self._runner is not None:
-            self._server.close()
-            await self._runner.cleanup()
+        """Stop accepting, drop what is half-open, and close the links."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*(link.close("shutdown") for link in self._links))
+        if self._server is not None:
+            await self._server.shutdown(self._bounds.close_s)
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- from accept to WebSocket ------------------------------------------------------------
+    async def _accept(self, server: _Server, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with listening:
+            while True:
+                try:
+                    connection, address = await loop.sock_accept(listening)
+                except OSError as error:
+                    # Out of descriptors, or the fault of one client: what is open lives on.
+                    _log.warning("accept-failed", code=errno.errorcode.get(error.errno or 0))
+                    await asyncio.sleep(_ACCEPT_PAUSE_S)
+                    continue
+                self._receive(server, connection, address[0], address[1])
+                await asyncio.sleep(0)  # a flood of connections must not starve the links
+
+    def _receive(self, server: _Server, connection: socket.socket, host: str, port: int) -> None:
+        origin = _origin(host)
+        if (
+            self._half_open.total() >= self._bounds.half_open
+            or self._half_open[origin] >= self._bounds.half_open_per_address
+        ):
+            connection.close()
+            return
+        self._half_open[origin] += 1
+        self._spawn(self._admit(server, connection, origin, _join(host, port)))
+
+    async def _admit(
+        self, server: _Server, connection: socket.socket, origin: str, remote: str
+    ) -> None:
+        """See one connection through TLS and HTTP until it is a link or lost, in time."""
+        loop = asyncio.get_running_loop()
+        handler = server()
+        settled = self._settling[handler] = loop.create_future()
+        transport: asyncio.BaseTransport | None = None
+        try:
+            async with asyncio.timeout(self._bounds.handshake_s):
+                transport, _ = await loop.connect_accepted_socket(
+                    lambda: handler,
+                    connection,
+                    ssl=self._context,
+                    ssl_handshake_timeout=self._bounds.handshake_s,
+                    ssl_shutdown_timeout=self._bounds.close_s,
+                )
+                await settled
+        except OSError as error:  # also TimeoutError and ssl.SSLError
+            _log.debug("connection-refused", remote=remote, cause=type(error).__name__)
+        finally:
+            if not settled.done() and isinstance(transport, asyncio.Transport):
+                transport.abort()
+            self._settling.pop(handler, None)
+            self._half_open[origin] -= 1
+            if not self._half_open[origin]:
+                del self._half_open[origin]
+
+    def _settle(self, handler: web.RequestHandler) -> None:
+        settled = self._settling.pop(handler, None)
+        if settled is not None and not settled.done():
+            settled.set_result(None)
+
+    async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.raw_path != PATH:
+            return _refusal(web.HTTPNotFound.status_code)
         transport = request.transport
         secured = None if transport is None else transport.get_extra_info("ssl_object")
-        der = None if secured is None else secured.getpeercert(binary_form=True)
-        if der is None or der not in self._anchors:
-            return web.Response(status=403)
-        socket = web.WebSocketResponse(
-            max_msg_size=limits.MAX_FRAME, compress=False, heartbeat=limits.HEARTBEAT_S,
-            timeout=_CLOSE_S,
-        )  # fmt: skip
-        await socket.prepare(request)
-        await self._on_link(Link(socket, peer_certificate=der, remote=str(request.remote)))
-        return socket
+        certificate = _certificate(secured)
+        if certificate is None or certificate not in self._anchors:
+            return _refusal(web.HTTPForbidden.status_code)
+        same = sum(link.peer_certificate == certificate for link in self._links)
+        if same >= self._bounds.links_per_certificate:
+            return _refusal(web.HTTPServiceUnavailable.status_code)
+        websocket = web.WebSocketResponse(
+            # aiohttp refuses a message that is as long as its bound
+            max_msg_size=limits.MAX_FRAME + 1,
+            compress=False,
+            heartbeat=self._bounds.heartbeat_s,
+            receive_timeout=self._bounds.frame_s,
+            timeout=self._bounds.close_s,
+        )
+        if request.method != "GET" or not websocket.can_prepare(request):
+            return _refusal(web.HTTPUpgradeRequired.status_code)
+        await websocket.prepare(request)
+        self._settle(request.protocol)
+        await self._run(
+            Link(
+                websocket,
+                peer_certificate=certificate,
+                remote=_join(*request.protocol.peername[:2]),
+                bounds=self._bounds,
+            )
+        )
+        return websocket
+
+    async def _run(self, link: Link) -> None:
+        self._links.add(link)
+        try:
+            await self._on_link(link)
+        finally:
+            self._links.discard(link)
+            await link.close("done")
 
 
-class _Guard:
-    """Makes protocols for accepted connections."""
-
-    def __init__(self, server: web.Server | None) -> None:
-        assert server is not None  # noqa: S101  set up before
-        self._server = server
-
-    def __call__(self) -> asyncio.BaseProtocol:
-        return self._server()
+def _refusal(status: int) -> web.Response:
+    response = web.Response(status=status)
+    response.force_close()
+    return response
 
 
+async def _listen(host: str, port: int) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        family, _, _, _, address = (
+            await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        )[0]
+        listening = socket.create_server(
+            address[:2],
+            family=family,
+            backlog=_BACKLOG,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6(),
+        )
+    except OSError as error:
+        kind = AddressInUseError if error.errno == errno.EADDRINUSE else ConfigError
+        raise kind(
+            f"peers cannot be awaited on {_join(host, port)}: {error.strerror}",
+            fix="stop the other program, or set another address: peer.listen in picket.toml",
+        ) from None
+    listening.setblocking(False)
+    return listening
+
+
+def _origin(host: str) -> str:
+    """Return what connections are counted by: whoever has one IPv6 address has a whole /64."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# --- dialling --------------------------------------------------------------------------------
 async def dial(
     endpoint: str,
     *,
     identity_pem: Path,
     expected: Collection[bytes],
-    timeout_s: float = limits.HELLO_TIMEOUT_MS / 1000,
+    bounds: Bounds = BOUNDS,
 ) -> Link:
     """Open a link to *endpoint*, whose certificate must be one of *expected* (DER).
 
     Raises:
-        ConnectError: nobody answers there.
+        ConnectError: nobody answers there, or not in time.
         HandshakeError: another certificate, or the other end does not accept ours.
+        ConfigError: *identity_pem* cannot be used.
     """
+    try:
+        check_endpoint(endpoint)
+    except DecodeError as error:
+        raise ConnectError(error.message, fix="the peer must correct its card") from None
     where = urlsplit(endpoint).netloc
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, identity_pem, expected)
     session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, limit=1, force_close=True),
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeout_s),
+        connector=aiohttp.TCPConnector(
+            ssl=_context(ssl.PROTOCOL_TLS_CLIENT, identity_pem, expected),
+            force_close=True,
+            use_dns_cache=False,
+        ),
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        middlewares=(_once(where),),
         auto_decompress=False,
         trust_env=False,
     )
     try:
-        async with asyncio.timeout(timeout_s):
-            socket = await session.ws_connect(
-                endpoint + PATH, max_msg_size=limits.MAX_FRAME, compress=0,
-                heartbeat=limits.HEARTBEAT_S,
-            )  # fmt: skip
-        secured = socket.get_extra_info("ssl_object")
-        der = None if secured is None else secured.getpeercert(binary_form=True)
-        if der is None or der not in expected:
-            await socket.close()
-            await session.close()
-            _refuse(where)
+        async with asyncio.timeout(bounds.handshake_s):
+            websocket = await _upgrade(session, endpoint, where, bounds)
+        certificate = _certificate(websocket.get_extra_info("ssl_object"))
+        if certificate is None or certificate not in expected:
+            raise _interception(where)
     except TimeoutError:
         await session.close()
-        raise ConnectError(f"{where} did not answer in {timeout_s:.0f} s") from None
-    except aiohttp.ClientConnectorCertificateError:
-        await session.close()
-        raise _interception(where) from None
-    except (aiohttp.ClientSSLError, ssl.SSLError):
-        await session.close()
-        raise _interception(where) from None
-    except aiohttp.ClientConnectorError as error:
-        await session.close()
-        raise ConnectError(f"{where} cannot be reached: {error.strerror}") from None
-    except (aiohttp.ClientError, ConnectionError, OSError):
-        await session.close()
-        raise HandshakeError(
-            f"{where} ended the handshake: it has not approved this node yet, or is no Picket node",
-            fix="ask its operator to approve this node",
-        ) from None
+        raise ConnectError(f"{where} did not answer in {bounds.handshake_s:g} s") from None
     except BaseException:
         await session.close()
         raise
-    return Link(socket, peer_certificate=der, remote=where, session=session)
+    return Link(
+        websocket, peer_certificate=certificate, remote=where, bounds=bounds, session=session
+    )
 
 
-def _refuse(where: str) -> NoReturn:
-    raise _interception(where)
+async def _upgrade(
+    session: aiohttp.ClientSession, endpoint: str, where: str, bounds: Bounds
+) -> aiohttp.ClientWebSocketResponse:
+    try:
+        return await session.ws_connect(
+            endpoint + PATH,
+            max_msg_size=limits.MAX_FRAME + 1,
+            compress=0,
+            heartbeat=bounds.heartbeat_s,
+            timeout=aiohttp.ClientWSTimeout(ws_receive=bounds.frame_s, ws_close=bounds.close_s),
+        )
+    except aiohttp.WSServerHandshakeError as error:
+        raise HandshakeError(
+            f"{where} did not open a WebSocket: {error.message}", fix=_ASK
+        ) from None
+    except (aiohttp.InvalidURL, UnicodeError):
+        raise ConnectError(
+            f"{where} is no possible address", fix="the peer must correct its card"
+        ) from None
+
+
+def _once(where: str) -> aiohttp.ClientMiddlewareType:
+    """Make a request exactly once: aiohttp would follow redirects and try again by itself."""
+
+    async def send(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        try:
+            response = await handler(request)
+        except aiohttp.ConnectionTimeoutError:
+            raise
+        except (aiohttp.ClientError, OSError) as error:
+            raise _explain(error, where) from None
+        if response.status != web.HTTPSwitchingProtocols.status_code:
+            response.close()
+            raise HandshakeError(
+                f"{where} answered with HTTP status {response.status} instead of a link", fix=_ASK
+            )
+        return response
+
+    return send
+
+
+def _explain(error: Exception, where: str) -> LinkError:
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            return _interception(where)
+        case aiohttp.ClientConnectorSSLError():
+            return HandshakeError(f"{where} does not speak TLS 1.3", fix=_ASK)
+        case aiohttp.ClientConnectorError():
+            reason = error.strerror or "it closed the connection"
+            return ConnectError(f"{where} cannot be reached: {reason}")
+        case _:
+            return HandshakeError(
+                f"{where} ended the handshake: it has not approved this node, or is no Picket node",
+                fix="ask its operator to approve this node",
+            )
 
 
 def _interception(where: str) -> HandshakeError:
-    return HandshakeError(
-        f"the certificate of {where} is not the one on its card",
-        fix="something is in between, or the peer has a new card: ask its operator",
-    )
+    return HandshakeError(f"the certificate of {where} is not the one on the peer's card", fix=_ASK)

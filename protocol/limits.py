@@ -90,8 +90,16 @@ HEARTBEAT_S: Final = 25
 """Many address translators drop a silent mapping after 30 to 60 s."""
 SEND_TIMEOUT_S: Final = 60.0
 """Time in which the other end must take what was sent to it."""
+FRAME_TIMEOUT_S: Final = 60.0
+"""Longest time without one whole frame; a living link has a ping or its answer every 25 s."""
+CLOSE_TIMEOUT_S: Final = 2.0
+"""Time for the closing handshake of one link, after which it is cut."""
 MAX_HALF_OPEN: Final = 64
+"""Connections that have not become links yet."""
 MAX_HALF_OPEN_PER_ADDRESS: Final = 16
+"""Of one IPv4 address or IPv6 /64; several authorities may share an address translator."""
+MAX_LINKS_PER_CERTIFICATE: Final = 8
+"""One is the rule; a peer that lost its own may dial again before we notice, within 38 s."""
 MAX_REFUSALS_PER_LINK: Final = 10
 """Refused envelopes after which the link is closed."""
 
