@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 
 _BACK: Final = timedelta(days=1)
 _LIFE: Final = timedelta(days=3650)
-_NAME_MAX: Final = 64  # RFC 5280 appendix A, ub-common-name
+_NAME_MAX: Final = 64  # RFC 5280 appendix A, ub-common-name; here of bytes, as libraries differ
 
 
 def make_certificate(seed: bytes, *, name: str, now: datetime) -> bytes:
@@ -33,7 +33,7 @@ def make_certificate(seed: bytes, *, name: str, now: datetime) -> bytes:
 
     Args:
         seed: 32 bytes, kept secret.
-        name: whose it is; cut to the 64 characters that a common name may have.
+        name: whose it is; cut to 64 bytes of UTF-8.
         now: with a time zone.
 
     Raises:
@@ -42,7 +42,8 @@ def make_certificate(seed: bytes, *, name: str, now: datetime) -> bytes:
     if now.tzinfo is None:
         raise ValueError("now must have a time zone")
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:_NAME_MAX])])
+    common = name.encode()[:_NAME_MAX].decode(errors="ignore")
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)

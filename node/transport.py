@@ -20,8 +20,9 @@ import ipaddress
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -105,7 +106,8 @@ def _server_context(identity_pem: Path, anchors: Collection[bytes]) -> ssl.SSLCo
     return context
 
 
-def _certificate(secured: ssl.SSLObject | None) -> bytes | None:
+def _certificate(transport: asyncio.BaseTransport | None) -> bytes | None:
+    secured = None if transport is None else transport.get_extra_info("ssl_object")
     return None if secured is None else secured.getpeercert(binary_form=True)
 
 
@@ -131,6 +133,8 @@ class Link:
         self._bounds = bounds
         self._closing = False
         self._ended = False
+        self._lost = False
+        self._stalled = False
 
     async def send(self, data: bytes) -> None:
         """Send one message, once the other end has taken most of what was sent before.
@@ -139,16 +143,18 @@ class Link:
             LinkTimeoutError: the other end did not read for too long; the link is cut.
             LinkError: the connection is gone.
         """
+        if self._lost:
+            raise LinkError(f"the link with {self.remote} is gone")
         try:
-            async with asyncio.timeout(self._bounds.send_s):
+            with self._cut_after(self._bounds.send_s):
                 await self._websocket.send_bytes(data)
-        except TimeoutError:
-            self._cut()
-            raise LinkTimeoutError(
-                f"{self.remote} took nothing for {self._bounds.send_s:g} s"
-            ) from None
         except _BROKEN as error:
-            raise LinkError(f"the link with {self.remote} broke: {type(error).__name__}") from None
+            if not self._stalled:
+                raise LinkError(
+                    f"the link with {self.remote} broke: {type(error).__name__}"
+                ) from None
+        if self._stalled:
+            raise LinkTimeoutError(f"{self.remote} took nothing for {self._bounds.send_s:g} s")
 
     async def receive(self) -> bytes | None:
         """Return the next message, or None when the link was closed in order by either end.
@@ -206,13 +212,29 @@ class Link:
 
     async def _close(self, status: WSCloseCode, reason: bytes) -> None:
         try:
-            async with asyncio.timeout(self._bounds.close_s):
+            with contextlib.suppress(*_BROKEN), self._cut_after(self._bounds.close_s):
                 await self._websocket.close(code=status, message=reason)
-        except _BROKEN:
-            self._cut()  # it does not even take a goodbye
         finally:
             if self._session is not None:
                 await self._session.close()
+
+    @contextlib.contextmanager
+    def _cut_after(self, seconds: float) -> Iterator[None]:
+        """Cut the link if the block takes longer.
+
+        Cancelling the block instead would cancel a future that aiohttp shares between all who
+        write, so that another task would take itself for cancelled.
+        """
+
+        def cut() -> None:
+            self._stalled = True
+            self._cut()
+
+        timer = asyncio.get_running_loop().call_later(seconds, cut)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def _end(self) -> None:
         self._ended = True
@@ -220,8 +242,10 @@ class Link:
 
     def _cut(self) -> None:
         """Shut the socket down, so that nothing waits for data that will never be taken."""
-        with contextlib.suppress(OSError):  # it is gone already
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._lost = True
+        if self._socket is not None:
+            with contextlib.suppress(OSError):  # it is gone already
+                self._socket.shutdown(socket.SHUT_RDWR)
 
 
 # --- accepting -------------------------------------------------------------------------------
@@ -266,7 +290,9 @@ class Listener:
         self._anchors = frozenset(anchors)
         self._context = _server_context(identity_pem, self._anchors)
         self._server: _Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None] | None = None
+        self._admitting: set[asyncio.Task[None]] = set()
         self._half_open: Counter[str] = Counter()
         self._settling: dict[web.RequestHandler, asyncio.Future[None]] = {}
         self._links: set[Link] = set()
@@ -290,42 +316,40 @@ class Listener:
             AddressInUseError: another program has the port.
             ConfigError: the address is not one of this machine, or not allowed to us.
         """
-        listening = await _listen(host, port)
+        self._listening = await _listen(host, port)
         self._server = _Server(self._respond, self._settle)
-        self._spawn(self._accept(self._server, listening))
-        bound: int = listening.getsockname()[1]
+        self._accepting = asyncio.create_task(self._accept(self._server, self._listening))
+        bound: int = self._listening.getsockname()[1]
         return bound
 
     async def stop(self) -> None:
         """Stop accepting, drop what is half-open, and close the links."""
-        for task in self._tasks:
+        if self._server is None or self._listening is None or self._accepting is None:
+            return
+        self._accepting.cancel()
+        await asyncio.gather(self._accepting, return_exceptions=True)
+        self._listening.close()
+        for task in self._admitting:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._admitting, return_exceptions=True)
         await asyncio.gather(*(link.close("shutdown") for link in self._links))
-        if self._server is not None:
-            await self._server.shutdown(self._bounds.close_s)
-
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        await self._server.shutdown(self._bounds.close_s)
 
     # --- from accept to WebSocket ------------------------------------------------------------
     async def _accept(self, server: _Server, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        with listening:
-            while True:
-                try:
-                    connection, address = await loop.sock_accept(listening)
-                except OSError as error:
-                    # Out of descriptors, or the fault of one client: what is open lives on.
-                    _log.warning("accept-failed", code=errno.errorcode.get(error.errno or 0))
-                    await asyncio.sleep(_ACCEPT_PAUSE_S)
-                    continue
-                self._receive(server, connection, address[0], address[1])
-                await asyncio.sleep(0)  # a flood of connections must not starve the links
+        while True:
+            try:
+                connection, address = await loop.sock_accept(listening)
+            except OSError as error:
+                # Out of descriptors, or the fault of one client: what is open lives on.
+                _log.warning("accept-failed", code=errno.errorcode.get(error.errno or 0))
+                await asyncio.sleep(_ACCEPT_PAUSE_S)
+                continue
+            self._count_in(server, connection, address[0], address[1])
+            await asyncio.sleep(0)  # a flood of connections must not starve the links
 
-    def _receive(self, server: _Server, connection: socket.socket, host: str, port: int) -> None:
+    def _count_in(self, server: _Server, connection: socket.socket, host: str, port: int) -> None:
         origin = _origin(host)
         if (
             self._half_open.total() >= self._bounds.half_open
@@ -334,7 +358,9 @@ class Listener:
             connection.close()
             return
         self._half_open[origin] += 1
-        self._spawn(self._admit(server, connection, origin, _join(host, port)))
+        task = asyncio.create_task(self._admit(server, connection, origin, _join(host, port)))
+        self._admitting.add(task)
+        task.add_done_callback(self._admitting.discard)
 
     async def _admit(
         self, server: _Server, connection: socket.socket, origin: str, remote: str
@@ -343,7 +369,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         handler = server()
         settled = self._settling[handler] = loop.create_future()
-        transport: asyncio.BaseTransport | None = None
+        transport: asyncio.Transport | None = None
         try:
             async with asyncio.timeout(self._bounds.handshake_s):
                 transport, _ = await loop.connect_accepted_socket(
@@ -357,7 +383,7 @@ class Listener:
         except OSError as error:  # also TimeoutError and ssl.SSLError
             _log.debug("connection-refused", remote=remote, cause=type(error).__name__)
         finally:
-            if not settled.done() and isinstance(transport, asyncio.Transport):
+            if transport is not None and settled.cancelled():
                 transport.abort()
             self._settling.pop(handler, None)
             self._half_open[origin] -= 1
@@ -371,15 +397,14 @@ class Listener:
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path != PATH:
-            return _refusal(web.HTTPNotFound.status_code)
+            return _refusal(HTTPStatus.NOT_FOUND)
         transport = request.transport
-        secured = None if transport is None else transport.get_extra_info("ssl_object")
-        certificate = _certificate(secured)
-        if certificate is None or certificate not in self._anchors:
-            return _refusal(web.HTTPForbidden.status_code)
+        certificate = _certificate(transport)
+        if transport is None or certificate is None or certificate not in self._anchors:
+            return _refusal(HTTPStatus.FORBIDDEN)
         same = sum(link.peer_certificate == certificate for link in self._links)
         if same >= self._bounds.links_per_certificate:
-            return _refusal(web.HTTPServiceUnavailable.status_code)
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE)
         websocket = web.WebSocketResponse(
             # aiohttp refuses a message that is as long as its bound
             max_msg_size=limits.MAX_FRAME + 1,
@@ -389,14 +414,14 @@ class Listener:
             timeout=self._bounds.close_s,
         )
         if request.method != "GET" or not websocket.can_prepare(request):
-            return _refusal(web.HTTPUpgradeRequired.status_code)
+            return _refusal(HTTPStatus.UPGRADE_REQUIRED)
         await websocket.prepare(request)
         self._settle(request.protocol)
         await self._run(
             Link(
                 websocket,
                 peer_certificate=certificate,
-                remote=_join(*request.protocol.peername[:2]),
+                remote=_join(*transport.get_extra_info("peername")[:2]),
                 bounds=self._bounds,
             )
         )
@@ -473,6 +498,7 @@ async def dial(
     except DecodeError as error:
         raise ConnectError(error.message, fix="the peer must correct its card") from None
     where = urlsplit(endpoint).netloc
+    gate = _Gate(where, frozenset(expected))
     session = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             ssl=_context(ssl.PROTOCOL_TLS_CLIENT, identity_pem, expected),
@@ -481,16 +507,13 @@ async def dial(
         ),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
         cookie_jar=aiohttp.DummyCookieJar(),
-        middlewares=(_once(where),),
+        middlewares=(gate,),
         auto_decompress=False,
         trust_env=False,
     )
     try:
         async with asyncio.timeout(bounds.handshake_s):
             websocket = await _upgrade(session, endpoint, where, bounds)
-        certificate = _certificate(websocket.get_extra_info("ssl_object"))
-        if certificate is None or certificate not in expected:
-            raise _interception(where)
     except TimeoutError:
         await session.close()
         raise ConnectError(f"{where} did not answer in {bounds.handshake_s:g} s") from None
@@ -498,7 +521,7 @@ async def dial(
         await session.close()
         raise
     return Link(
-        websocket, peer_certificate=certificate, remote=where, bounds=bounds, session=session
+        websocket, peer_certificate=gate.certificate, remote=where, bounds=bounds, session=session
     )
 
 
@@ -523,26 +546,45 @@ async def _upgrade(
         ) from None
 
 
-def _once(where: str) -> aiohttp.ClientMiddlewareType:
-    """Make a request exactly once: aiohttp would follow redirects and try again by itself."""
+class _Gate:
+    """Lets exactly one request through, and only to the expected certificate.
 
-    async def send(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    Without it aiohttp would follow redirects to wherever the peer points, and try a refused
+    request again.
+    """
+
+    def __init__(self, where: str, expected: frozenset[bytes]) -> None:
+        self._where = where
+        self._expected = expected
+        self.certificate = b""
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
         try:
             response = await handler(request)
-        except aiohttp.ConnectionTimeoutError:
-            raise
         except (aiohttp.ClientError, OSError) as error:
-            raise _explain(error, where) from None
-        if response.status != web.HTTPSwitchingProtocols.status_code:
+            raise _explain(error, self._where) from None
+        try:
+            self._check(response)
+        except HandshakeError:
             response.close()
-            raise HandshakeError(
-                f"{where} answered with HTTP status {response.status} instead of a link", fix=_ASK
-            )
+            raise
         return response
 
-    return send
+    def _check(self, response: aiohttp.ClientResponse) -> None:
+        if response.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            raise HandshakeError(
+                f"{self._where} answered with HTTP status {response.status} instead of a link",
+                fix=_ASK,
+            )
+        connection = response.connection
+        certificate = _certificate(None if connection is None else connection.transport)
+        if certificate is None:
+            raise _refused(self._where)
+        if certificate not in self._expected:
+            raise _interception(self._where)
+        self.certificate = certificate
 
 
 def _explain(error: Exception, where: str) -> LinkError:
@@ -555,10 +597,14 @@ def _explain(error: Exception, where: str) -> LinkError:
             reason = error.strerror or "it closed the connection"
             return ConnectError(f"{where} cannot be reached: {reason}")
         case _:
-            return HandshakeError(
-                f"{where} ended the handshake: it has not approved this node, or is no Picket node",
-                fix="ask its operator to approve this node",
-            )
+            return _refused(where)
+
+
+def _refused(where: str) -> HandshakeError:
+    return HandshakeError(
+        f"{where} ended the handshake: it has not approved this node, or is no Picket node",
+        fix="ask its operator to approve this node",
+    )
 
 
 def _interception(where: str) -> HandshakeError:
