@@ -83,6 +83,7 @@ def initialise(
         OperatorError: the folder is in use, cannot be written, or a value is refused.
     """
     home_path = home_path.absolute()
+    Home(home_path).check_socket_path()
     if home_path.exists() and any(home_path.iterdir()):
         raise ConfigError(
             f"{home_path} is not empty: a node may live there already",
@@ -191,6 +192,9 @@ def _fill_database(home: Home, chain: Chain, keys: ServiceKeys, now: int) -> Non
                 [Act(EntryKind.LOG_OPENED, suite.digest("log-opened", card.log.name.encode()))]
             )
             log.seal(now)
+        fence = Fence(home.fence)
+        fence.raise_to(log.size, log.root())
+        fence.close()
     for leftover in (home.node_db.with_name("node.db-wal"), home.node_db.with_name("node.db-shm")):
         leftover.unlink(missing_ok=True)
     home.node_db.chmod(0o600)
@@ -251,8 +255,10 @@ def _service_keys(home: Home) -> ServiceKeys:
 
 
 @contextmanager
-def open_core(home: Home, config: Config, clock: Clock) -> Iterator[Core]:
+def open_core(home: Home, config: Config, clock: Clock, *, accept: bool = False) -> Iterator[Core]:
     """Open the databases of the node in *home* under the home lock.
+
+    With *accept* a person says that node.db is its newest copy, where the fence cannot tell.
 
     Raises:
         OperatorError: another process has it, or a file is missing or damaged.
@@ -265,7 +271,7 @@ def open_core(home: Home, config: Config, clock: Clock) -> Iterator[Core]:
         fence = Fence(home.fence)
         core = Core(
             home=home, store=Store(home.node_db), fence=fence, keys=keys, clock=clock,
-            random=secrets.token_bytes, carries=config.peer.carry,
+            random=secrets.token_bytes, carries=config.peer.carry, accept=accept,
         )  # fmt: skip
         try:
             yield core
@@ -324,6 +330,17 @@ def open_service(home_path: Path, passphrase: Passphrase | None = None) -> Itera
     with open_core(home, config, clock) as core:
         unlock(core, config, passphrase)
         yield Service(core, config=config, clock=clock, random=secrets.token_bytes)
+
+
+def accept_database(home_path: Path) -> int:
+    """Take node.db for its newest copy where the fence is lost; return the log's size.
+
+    Raises:
+        RollbackError: the fence is whole and says that it is not.
+    """
+    home = Home(home_path)
+    with open_core(home, load_config(home), SystemClock(), accept=True) as core:
+        return core.log.size
 
 
 # --- running a node --------------------------------------------------------------------------

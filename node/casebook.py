@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -23,6 +24,7 @@ from protocol import suite
 from protocol.errors import BusyError, ConflictError, KeystoreError, NotFoundError, StoreError
 
 SCHEMA_VERSION: Final = 1
+_USE_NOTED_MS: Final = 60_000
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "cursor": ({"id": int, "next_index": int}, "id"),
     "drafts": (
@@ -304,7 +306,12 @@ class Casebook:
             return None
         if now >= row["expires"]:
             return None
-        self._connection.execute("UPDATE tokens SET last_used = ? WHERE id = ?", (now, token_id))
+        if now - (row["last_used"] or 0) >= _USE_NOTED_MS:
+            # A full disk must not shut programs out, and the note is for people only.
+            with contextlib.suppress(BusyError), self.transaction():
+                self._connection.execute(
+                    "UPDATE tokens SET last_used = ? WHERE id = ?", (now, token_id)
+                )
         return frozenset(row["scopes"].split())
 
     def tokens(self) -> list[dict[str, Any]]:

@@ -112,8 +112,11 @@ class Core:
         clock: Clock,
         random: Random,
         carries: bool,
+        accept: bool = False,
     ) -> None:
         """Load chain, peers and log, and check that the database is not an old copy.
+
+        With *accept* a person says that it is the newest, where the fence cannot tell.
 
         Raises:
             RollbackError: the database is older than what was published.
@@ -126,6 +129,7 @@ class Core:
         self._fence = fence
         self._random = random
         self._epochs: dict[bytes, Epoch] = {}
+        self.behind: BusyError | None = None
         self.outbox = Outbox(store, clock)
         self.trust = self._load_trust()
         own = self.trust.own
@@ -133,6 +137,8 @@ class Core:
         if card is None:
             raise StoreError("this node has no card", fix="run: picket init")
         self.log = Log(store, keys=keys, origin=card.log.name, random=random, node_id=own.node_id)
+        if accept and fence.last() is None:
+            fence.raise_to(self.log.size, self.log.root())
         fence.check(self.log.size, self.log.root)
 
     @property
@@ -234,6 +240,18 @@ class Core:
                         opened += self._follow_one(self.cases, row)
                 self.cases.advance(rows[-1]["idx"] + 1)
 
+    def try_follow(self) -> None:
+        """Follow as far as case.db can be written; ``behind`` says why it could not.
+
+        What arrived is durable in node.db by then, so a full disk only delays reading it.
+        """
+        try:
+            self.follow()
+        except BusyError as error:
+            self.behind = error
+        else:
+            self.behind = None
+
     def _follow_one(self, cases: Casebook, row: Mapping[str, Any]) -> int:
         # Heavy (pydantic), and needed only where incidents are opened.
         from protocol.incident import from_record  # noqa: PLC0415
@@ -321,7 +339,7 @@ class Core:
             # Ours, not theirs: nothing was stored, so nothing is receipted or blamed.
             return Taken((), tuple(_busy(wire, error) for wire in wires), 0, ())
         receipts = (self.log.receipts(answers),) if answers else ()
-        self.follow()
+        self.try_follow()
         return Taken(receipts, tuple(refusals), faults, tuple(stored))
 
     def _take_one(
@@ -379,12 +397,14 @@ class Core:
             forked = forked or (header.prev != head)
             contiguous, head = header.seq, envelope_id
             while following := self.store.row(
-                "SELECT id FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
+                "SELECT wire FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
                 "AND seq = ? ORDER BY log_index LIMIT 1",
                 *place,
                 contiguous + 1,
             ):
-                contiguous, head = contiguous + 1, following["id"]
+                after = envelope.parse(following["wire"])
+                forked = forked or after.header.prev != head
+                contiguous, head = contiguous + 1, after.id
         self.store.insert(
             "streams",
             {
@@ -421,7 +441,7 @@ class Core:
                 )
             self.outbox.check_room(sum(len(s.recipients) + len(s.carriers) for s in shipments))
             ids = tuple(self._ship(shipment, token) for shipment in shipments)
-        self.follow()
+        self.try_follow()
         return ids
 
     def _ship(self, shipment: Shipment, token: bytes) -> bytes:
@@ -512,9 +532,10 @@ class Core:
             UntrustedKeyError: the recipient is not a peer.
             PeerError: a receipt is forged, or about something never sent to that node.
         """
-        if not self.trust.accepts_link(receipts.recipient):
+        # A proof stays one whatever has become of the peer since, so its level does not matter.
+        peer = self.trust.peers.get(receipts.recipient)
+        if peer is None:
             raise UntrustedKeyError("a receipt of a node that is not a peer")
-        peer = self.trust.peer(receipts.recipient)
         verified = verify_receipts(receipts, log=peer.card.log)
         now = self.clock.now()
         with self.logged():
@@ -533,6 +554,11 @@ class Core:
             raise ReceiptError("a receipt that claims another part in the envelope than was given")
         if not self.outbox.settle(receipt.envelope_id, receipt.recipient, carried=carried):
             return
+        if self.store.row(
+            "SELECT 1 FROM receipts WHERE envelope_id = ? AND recipient = ? AND kind = ?",
+            receipt.envelope_id, receipt.recipient, int(receipt.kind),
+        ):  # fmt: skip
+            return  # an opener that was sent once more; its first receipt stands
         frame = encode_frame(single)
         self.store.insert(
             "receipts",
@@ -542,30 +568,38 @@ class Core:
                 "tree_size": receipt.checkpoint.size, "frame": frame, "at": now,
                 "relayed": int(row["route"] != Route.FORWARD),
             },
-            replace=True,
         )  # fmt: skip
-        subject = suite.digest("receipt", receipt.envelope_id, receipt.recipient, frame)
+        subject = _receipt_subject(receipt.envelope_id, receipt.recipient, frame)
         self.log.append([Act(EntryKind.RECEIPT, subject, (receipt.envelope_id,))])
 
-    def receipts_for(self, author: bytes) -> list[Receipts]:
-        """Return receipts that we, as a carrier, hold for *author* and have not passed on."""
+    def receipts_for(
+        self, author: bytes, *, passed: frozenset[tuple[bytes, bytes]]
+    ) -> list[Receipts]:
+        """Return receipts that we, as a carrier, hold for *author*, who has not settled them.
+
+        Args:
+            author: whose envelopes we carried.
+            passed: (envelope id, recipient) of those that this link has had already.
+        """
         rows = self.store.rows(
             "SELECT r.* FROM receipts r JOIN envelopes v ON v.id = r.envelope_id "
             "WHERE r.relayed = 0 AND v.author = ? ORDER BY r.at LIMIT ?",
-            author, limits.LINK_WINDOW,
+            author, limits.LINK_WINDOW + len(passed),
         )  # fmt: skip
+        fresh = [row for row in rows if (row["envelope_id"], row["recipient"]) not in passed]
         try:
-            return [stored_receipt(row) for row in rows]
+            return [stored_receipt(row) for row in fresh[: limits.LINK_WINDOW]]
         except PeerError as error:
             raise LogCorruptionError(f"a stored receipt is damaged: {error}") from None
 
-    def receipts_passed(self, receipts: Sequence[Receipts]) -> None:
-        """Note that these were handed to their author."""
+    def receipts_settled(self, author: bytes, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note that *author* holds the receipts *items*: (envelope id, recipient) pairs."""
         with self.store.transaction():
-            for receipt in receipts:
+            for envelope_id, recipient in items:
                 self.store.run(
-                    "UPDATE receipts SET relayed = 1 WHERE envelope_id = ? AND recipient = ?",
-                    receipt.items[0].envelope_id, receipt.recipient,
+                    "UPDATE receipts SET relayed = 1 WHERE envelope_id = ? AND recipient = ? "
+                    "AND envelope_id IN (SELECT id FROM envelopes WHERE author = ?)",
+                    envelope_id, recipient, author,
                 )  # fmt: skip
 
     # --- key statements and trust ------------------------------------------------------------
@@ -577,7 +611,12 @@ class Core:
             "SELECT wire FROM statements WHERE node_id = ? AND n >= ? ORDER BY n LIMIT ?",
             node_id, first, limits.MAX_FRAME_STATEMENTS,
         )  # fmt: skip
-        return tuple(row["wire"] for row in rows)
+        wires: list[bytes] = []
+        for row in rows:
+            if wires and sum(map(len, wires)) + len(row["wire"]) > limits.MAX_STATEMENTS_BYTES:
+                break
+            wires.append(row["wire"])
+        return tuple(wires)
 
     def authors_of(self, envelope_ids: Sequence[bytes]) -> frozenset[bytes]:
         """Return the authors of those of *envelope_ids* that are held."""
@@ -692,6 +731,7 @@ class Core:
             LogCorruptionError: something does not verify; names what.
         """
         entries = self.log.verify()
+        self._verify_none_missing()
         envelopes = 0
         for row in self.store.rows("SELECT id, author, log_index FROM envelopes"):
             self._verify_envelope(row["id"], row["log_index"])
@@ -701,6 +741,30 @@ class Core:
             self._verify_receipt(row)
             receipts += 1
         return {"entries": entries, "envelopes": envelopes, "receipts": receipts}
+
+    def _verify_none_missing(self) -> None:
+        """Check that each entry about an envelope or receipt still has it."""
+        kinds = (EntryKind.RECEIVED, EntryKind.RELEASED, EntryKind.CARRIED)
+        index = self.store.scalar(
+            "SELECT e.idx FROM entries e LEFT JOIN envelopes v ON v.log_index = e.idx "
+            "WHERE e.kind IN (?, ?, ?) AND v.id IS NULL ORDER BY e.idx LIMIT 1",
+            *(int(kind) for kind in kinds),
+        )
+        if index is not None:
+            raise LogCorruptionError(f"the envelope of log entry {index} is missing")
+        rows = self.store.rows("SELECT envelope_id, recipient, frame FROM receipts")
+        held = {_receipt_subject(r["envelope_id"], r["recipient"], r["frame"]) for r in rows}
+        for row in self.store.rows(
+            "SELECT idx, entry FROM entries WHERE kind = ? ORDER BY idx", int(EntryKind.RECEIPT)
+        ):
+            subject = parse_entry(row["entry"]).subject
+            if subject not in held:
+                raise LogCorruptionError(
+                    f"the receipt of log entry {row['idx']} is missing or was changed"
+                )
+            held.discard(subject)
+        if held:
+            raise LogCorruptionError(f"{len(held)} stored receipts stand in no log entry")
 
     def _verify_envelope(self, envelope_id: bytes, index: int) -> None:
         try:
@@ -736,6 +800,10 @@ def stored_receipt(row: Mapping[str, Any]) -> Receipts:
     if not isinstance(frame, Receipts):
         raise ReceiptError("the stored receipt is not one")
     return frame
+
+
+def _receipt_subject(envelope_id: bytes, recipient: bytes, frame: bytes) -> bytes:
+    return suite.digest("receipt", envelope_id, recipient, frame)
 
 
 def _keys_digest(audience: Audience) -> bytes:

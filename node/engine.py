@@ -21,14 +21,18 @@ import structlog
 
 from keys.identity import Random
 from keys.trust import Peer
+from node import journal
 from node.clock import Clock
 from node.core import Core
 from node.transport import Link, Listener, dial
 from protocol import limits, suite
 from protocol.errors import (
+    BusyError,
     LinkError,
+    LinkTimeoutError,
     PeerError,
     PicketError,
+    ReceiptError,
     StoreError,
     UnknownCardError,
     UntrustedKeyError,
@@ -41,6 +45,7 @@ from protocol.session import (
     LoadStatements,
     Local,
     NoteRefusals,
+    NoteSettled,
     Opened,
     Phase,
     Remote,
@@ -98,6 +103,7 @@ class Engine:
         self._fatal: asyncio.Future[None] | None = None
         self._trust = core.trust
         self._stopping = False
+        self._busy = False
         self.trouble: dict[bytes, str] = {}
         self.listener: Listener | None = None
 
@@ -263,6 +269,8 @@ class Engine:
                 self._note_trouble(peer, error)
         except PicketError as error:
             connection.code = error.code
+        except Exception as error:  # noqa: BLE001  a bug met on one link must not end the others
+            connection.code = journal.bug(error)
         finally:
             await self._forget(connection, writer)
         return opened
@@ -317,14 +325,15 @@ class Engine:
         for effect in effects:
             match effect:
                 case Send():
-                    connection.queued_bytes += len(effect.message)
-                    connection.queue.put_nowait(effect.message)
+                    self._enqueue(connection, effect.message)
                 case Opened():
                     await self._opened(connection)
                 case Commit():
                     await self._commit(connection, effect.wires)
                 case StoreReceipts():
                     await self._store_receipts(connection, effect.receipts)
+                case NoteSettled():
+                    await self._note_settled(connection, effect.items)
                 case NoteRefusals():
                     await self._note_refusals(connection, effect.items)
                 case LoadStatements():
@@ -335,6 +344,12 @@ class Engine:
                     self._closed(connection, effect)
                 case _:
                     assert_never(effect)
+
+    def _enqueue(self, connection: Connection, message: bytes) -> None:
+        if connection.queued_bytes > limits.MAX_LINK_QUEUE:
+            raise LinkTimeoutError("the peer asks for more than it reads")
+        connection.queued_bytes += len(message)
+        connection.queue.put_nowait(message)
 
     async def _opened(self, connection: Connection) -> None:
         peer = connection.peer
@@ -347,8 +362,11 @@ class Engine:
         if other is not None:
             self._spawn_end(other, "second-link")
         _log.info("link-open", peer=self._name(peer))
-        await self.desk(lambda: self.core.contact(peer))
         self._poked.set()
+        try:
+            await self.desk(lambda: self.core.contact(peer))
+        except BusyError as error:
+            _log.warning("contact-not-noted", peer=self._name(peer), code=error.code)
 
     def _newer_wins(self, old: Connection, new: Connection) -> bool:
         """Of two links the one dialled by the lower node id stays; of two alike, the newer."""
@@ -368,14 +386,25 @@ class Engine:
             self._poked.set()
 
     async def _store_receipts(self, connection: Connection, receipts: Receipts) -> None:
+        session = connection.session
         try:
-            settled = await self.desk(lambda: self.core.take_receipts(receipts))
+            await self.desk(lambda: self.core.take_receipts(receipts))
         except PeerError as error:
             _log.warning("receipt-refused", peer=self._name(connection.peer), code=error.code)
-            await self._perform(connection, connection.session.close(error.code))
+            if receipts.recipient == connection.peer:
+                await self._perform(connection, session.close(error.code))
+            else:
+                # A carrier passes on what it holds; we may have lost the envelope or lack a card.
+                blameless = isinstance(error, (ReceiptError, UntrustedKeyError))
+                await self._perform(connection, session.blame(0 if blameless else 1))
             return
-        connection.session.answered(settled)
+        await self._perform(connection, session.stored(receipts))
         self._poked.set()
+
+    async def _note_settled(
+        self, connection: Connection, items: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        await self.desk(lambda: self.core.receipts_settled(connection.peer, items))
 
     async def _note_refusals(self, connection: Connection, items: Sequence[Refusal]) -> None:
         await self.desk(lambda: self.core.outbox.refused(connection.peer, items))
@@ -421,24 +450,61 @@ class Engine:
                 await asyncio.wait_for(self._poked.wait(), _TICK_S)
             except TimeoutError:
                 ticks += 1
-                if ticks % _SWEEP_TICKS == 0:
-                    await self.desk(self.core.outbox.expire_forwards)
             self._poked.clear()
-            linked = self.linked()
-            await self.desk(lambda linked=linked: self.core.outbox.ask_carriers(linked))  # type: ignore[misc]
-            await asyncio.gather(*(self._pump_one(c) for c in list(self._connections)))
+            try:
+                if ticks >= _SWEEP_TICKS:
+                    ticks = 0
+                    await self.desk(self.core.outbox.expire_forwards)
+                await self._attend()
+            except BusyError as error:
+                if not self._busy:
+                    _log.error("disk-busy", code=error.code)
+                self._busy = True
+            else:
+                self._busy = False
+
+    async def _attend(self) -> None:
+        """Do what is due: follow, ask carriers, offer on each link.
+
+        Raises:
+            BusyError: the disk is full; the next tick tries again.
+        """
+        linked = self.linked()
+        if self.core.behind is not None:
+            await self.desk(self.core.try_follow)
+        await self.desk(lambda: self.core.outbox.ask_carriers(linked))
+        results = await asyncio.gather(
+            *(self._pump_one(c) for c in list(self._connections)), return_exceptions=True
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
 
     async def _pump_one(self, connection: Connection) -> None:
+        """Offer what is due on one link; a fault of its own ends this link only."""
+        try:
+            await self._offer(connection)
+        except (BusyError, StoreError):
+            raise
+        except PicketError as error:
+            await self._drop(connection, error.code)
+        except Exception as error:  # noqa: BLE001  as in _serve
+            await self._drop(connection, journal.bug(error))
+
+    async def _drop(self, connection: Connection, code: str) -> None:
+        connection.code = code
+        await connection.link.close(code)
+
+    async def _offer(self, connection: Connection) -> None:
         async with connection.lock:
             session, peer = connection.session, connection.peer
             await self._perform(connection, session.tick(self._clock.monotonic()))
             if self._links.get(peer) is not connection or session.phase is not Phase.OPEN:
                 return
-            passed = await self.desk(lambda: self.core.receipts_for(peer))
-            for receipts in passed:
+            for receipts in await self.desk(
+                lambda: self.core.receipts_for(peer, passed=session.passed)
+            ):
                 await self._perform(connection, session.relay_receipts(receipts))
-            if passed:
-                await self.desk(lambda: self.core.receipts_passed(passed))
             if connection.queued_bytes > limits.LINK_QUEUE or not session.room:
                 return
             room, flying = session.room, session.in_flight

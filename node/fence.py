@@ -1,8 +1,11 @@
 """The fence: a file beside the database that remembers the last published tree head.
 
-A database restored from a backup is older than what peers have seen; signing with it would make two
-histories. The fence is written after every commit that grew the log and before anything leaves, so
-such a database is noticed before the first signature.
+- A database restored from a backup is older than what peers have seen; signing with it would make
+  two histories. The fence is written after every commit that grew the log and before anything
+  leaves, so such a database is noticed before the first signature.
+- Two records are written in turn, each in a sector of its own: a crash that tears one leaves the
+  other, which is one step older at most.
+- A fence that is missing says nothing, so it is refused; a person may accept the database instead.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from protocol.errors import RollbackError
 
 _CHECK: Final = 16
 _FIELDS: Final = 3
+_SECTOR: Final = 4_096
+_RECORDS: Final = 2
 
 
 class Fence:
@@ -26,23 +31,32 @@ class Fence:
         """Open or make *path*."""
         self._path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        found = [self._read(record) for record in range(_RECORDS)]
+        self._last = max((head for head in found if head is not None), default=None)
+        # The older record is the next to be overwritten.
+        self._next = 1 if found[0] is not None and found[0] == self._last else 0
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
-    def raise_to(self, size: int, root: bytes) -> None:
-        """Remember *size* and *root* durably."""
-        text = f"{size:020d} {root.hex()}"
-        os.pwrite(self._file, f"{text} {_check(text)}\n".encode(), 0)
-        os.fdatasync(self._file)
-
-    def last(self) -> tuple[int, bytes] | None:
-        """Return the remembered size and root; None if there is none or it was torn by a crash."""
-        fields = os.pread(self._file, 256, 0).decode("ascii", "replace").split()
+    def _read(self, record: int) -> tuple[int, bytes] | None:
+        data = os.pread(self._file, 256, record * _SECTOR)
+        fields = data.decode("ascii", "replace").split()
         if len(fields) != _FIELDS or _check(f"{fields[0]} {fields[1]}") != fields[2]:
             return None
         return int(fields[0]), bytes.fromhex(fields[1])
+
+    def raise_to(self, size: int, root: bytes) -> None:
+        """Remember *size* and *root* durably."""
+        text = f"{size:020d} {root.hex()}"
+        os.pwrite(self._file, f"{text} {_check(text)}\n".encode(), self._next * _SECTOR)
+        os.fdatasync(self._file)
+        self._last, self._next = (size, root), (self._next + 1) % _RECORDS
+
+    def last(self) -> tuple[int, bytes] | None:
+        """Return the remembered size and root; None if no record is whole."""
+        return self._last
 
     def check(self, size: int, root_of: Callable[[int], bytes]) -> None:
         """Check that a log of *size* entries continues what was published.
@@ -52,11 +66,17 @@ class Fence:
             root_of: gives the root of the first so many entries.
 
         Raises:
-            RollbackError: the database is older than, or differs from, what was published.
+            RollbackError: the database is older than, or differs from, what was published; or
+                nothing says what was.
         """
         last = self.last()
         if last is None:
-            return
+            raise RollbackError(
+                f"{self._path} is missing or damaged, so nobody can tell whether node.db is its "
+                "newest copy",
+                fix="put both back from the same backup, or, if you know that node.db is the "
+                "newest: picket log accept",
+            )
         if last[0] > size or root_of(last[0]) != last[1]:
             raise RollbackError(
                 f"node.db holds {size} log entries, but {last[0]} were already published: "

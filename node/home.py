@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from protocol.errors import ConfigError
+
+_SOCKET_PATH: Final = 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +74,26 @@ class Home:
         Raises:
             ConfigError: there is none, or the folder is open to others.
         """
+        self.check_socket_path()
         if not self.config.exists():
             raise ConfigError(f"there is no node in {self.path}", fix="make one with: picket init")
         if self.path.stat().st_mode & 0o077:
             raise ConfigError(
                 f"other users can look into {self.path}", fix=f"chmod 700 {self.path}"
+            )
+
+    def check_socket_path(self) -> None:
+        """Check that the operator's socket can be made in this folder.
+
+        Raises:
+            ConfigError: its path is longer than a socket's may be (unix(7), sun_path).
+        """
+        size = len(os.fsencode(self.control_sock.absolute()))
+        if size > _SOCKET_PATH:
+            raise ConfigError(
+                f"the path of {self.control_sock} has {size} bytes; a socket's may have "
+                f"{_SOCKET_PATH}",
+                fix="choose a shorter folder with --home",
             )
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -29,6 +31,15 @@ def _only_allowed(
         if isinstance(value, (bytes, bytearray)) or len(str(value)) > _MAX_VALUE:
             event[key] = "withheld"
     return event
+
+
+def bug(error: Exception) -> str:
+    """Note an unexpected exception by its type and place, without its text; return its code."""
+    place = "unknown"
+    for frame in traceback.extract_tb(error.__traceback__):
+        place = f"{Path(frame.filename).name}:{frame.lineno}"
+    structlog.get_logger().error("bug", code=f"{type(error).__name__} at {place}")
+    return "internal-error"
 
 
 def set_up(level: str, form: str) -> None:

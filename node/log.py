@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from keys.identity import Random, ServiceKeys
 from node.store import Store
@@ -187,19 +187,24 @@ class Log:
         step = 1_000
         for first in range(0, self.size + step, step):
             for row in self._store.rows(
-                "SELECT idx, entry FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
+                "SELECT * FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
                 first,
                 first + step,
             ):
-                self._parse(row["idx"], row["entry"])
+                self._check(row)
                 yield row["idx"], row["entry"]
 
     @staticmethod
-    def _parse(index: int, entry: bytes) -> None:
+    def _check(row: Mapping[str, Any]) -> None:
+        """Check what only this node knows of an entry against what the entry commits to."""
+        index = row["idx"]
         try:
-            parse_entry(entry)
+            entry = parse_entry(row["entry"])
         except PeerError as error:
             raise LogCorruptionError(f"entry {index} of the log is damaged: {error}") from None
+        opening = local_digest(row["local"], row["local_blind"])
+        if (entry.kind, entry.local_digest) != (row["kind"], opening):
+            raise LogCorruptionError(f"the record beside log entry {index} was changed")
 
     def _stored_leaf(self, index: int) -> bytes:
         tile = self._tiles.read_tiles([(0, index // 256)])[0, index // 256]

@@ -19,12 +19,14 @@ from typing import Final
 
 from aiohttp import web
 
+from node import journal
 from node.api import Request, Response, dispatch, problem
 from node.engine import Engine
 from node.service import Service
 from protocol import limits
 from protocol.errors import (
     AddressInUseError,
+    ConfigError,
     ForbiddenError,
     PicketError,
     StoreError,
@@ -55,18 +57,18 @@ class Server:
 
         Raises:
             AddressInUseError: another program has it.
+            ConfigError: it is no address of this machine, or not allowed to us.
         """
         runner = await self._runner(operator=False)
         site = web.TCPSite(runner, host, port)
         try:
             await site.start()
         except OSError as error:
-            if error.errno in {errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES}:
-                raise AddressInUseError(
-                    f"the HTTP address {host}:{port} cannot be used: {error.strerror}",
-                    fix="stop the other program, or set another [http] listen",
-                ) from None
-            raise
+            kind = AddressInUseError if error.errno == errno.EADDRINUSE else ConfigError
+            raise kind(
+                f"the HTTP address {host}:{port} cannot be used: {error.strerror}",
+                fix="stop the other program, or set another http.listen in picket.toml",
+            ) from None
         bound: int = runner.addresses[0][1]
         return bound
 
@@ -97,6 +99,12 @@ class Server:
                 response = await self._answer(raw, request_id, operator=operator)
             except PicketError as error:
                 response = problem(error, request_id)
+            except Exception as error:  # noqa: BLE001  a bug answers, and stays out of the answer
+                journal.bug(error)
+                response = problem(PicketError(
+                    "the node met a fault of its own; nothing is known to have been changed",
+                    fix="look for the event bug in its journal and report it",
+                ), request_id)  # fmt: skip
             headers = {**_HEADERS, **dict(response.headers), "X-Request-Id": request_id}
             return web.Response(
                 status=response.status,

@@ -25,6 +25,7 @@ from protocol import limits, suite
 from protocol.armor import armor, dearmor
 from protocol.canonical import encode
 from protocol.errors import (
+    BusyError,
     ConflictError,
     DecodeError,
     InvalidIncidentError,
@@ -143,6 +144,9 @@ class Service:
         if self.core.vault is None:
             message = "the node is locked: it receives, but shows and releases nothing"
             yield "locked", message, "run: picket unlock"
+        if self.core.behind is not None:
+            message = f"received incidents cannot be shown yet: {self.core.behind.message}"
+            yield "behind", message, self.core.behind.fix
         if self.core.home.recovery_sheet.exists():
             message = "the recovery sheet is still on this machine"
             fix = "print it, lock the paper away, then delete recovery-sheet.txt"
@@ -642,6 +646,11 @@ class Service:
             )
         token = suite.digest("release", draft["incident_id"].encode(), b"1")
         self.core.release(token, self._shipments(draft, parsed, chosen))
+        if self.core.behind is not None:
+            raise BusyError(
+                f"{draft['ref']} is released and will be delivered, but case.db cannot be written",
+                fix="free some disk space; do not release it again",
+            )
         return self.incident(draft["incident_id"])
 
     def _shipments(self, draft: Row, parsed: Any, chosen: Audience) -> list[Shipment]:  # noqa: ANN401

@@ -4,6 +4,8 @@
 - An envelope comes from its author or from another member of its audience, or not at all: whoever
   else holds one should not.
 - We take it as a recipient or as a carrier; outside its audience we keep no byte of it.
+- What we hold already is receipted again, but to its author and audience only: to anybody else even
+  the answer that we hold it would say too much.
 - A recipient takes an expired envelope (late is better than never); a carrier does not.
 - No private key is needed: a locked node decides the same.
 """
@@ -15,7 +17,7 @@ from enum import Enum
 from typing import Protocol
 
 from protocol import envelope
-from protocol.envelope import Audience, Header, VerifiedEnvelope
+from protocol.envelope import Audience, Envelope, Header, VerifiedEnvelope
 from protocol.errors import (
     AudienceError,
     ExpiredError,
@@ -95,6 +97,7 @@ def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Know
     parsed = envelope.parse(wire)
     header = parsed.header
     if view.holds(parsed.id):
+        _check_giver(giver, header.author, _held_audience(parsed, view))
         return Known(parsed.id)
     if header.author != view.node_id and not view.accepts_author(header.author):
         raise UntrustedKeyError("the author is not a peer whose incidents we accept")
@@ -105,8 +108,7 @@ def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Know
     if header.author == view.node_id:
         raise OwnEnvelopeError("a peer holds an envelope of ours that our database has lost")
     audience = parsed.audience or _audience(verified, view)
-    if giver != header.author and not audience.admits(giver):
-        raise AudienceError("the peer that gave it is not in its audience")
+    _check_giver(giver, header.author, audience)
     if view.node_id in audience.recipient_ids:
         return Admitted(verified, Part.RECIPIENT, audience)
     if view.node_id not in audience.carriers:
@@ -118,10 +120,26 @@ def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Know
     return Admitted(verified, Part.CARRIER, audience)
 
 
+def _check_giver(giver: bytes, author: bytes, audience: Audience) -> None:
+    if giver != author and not audience.admits(giver):
+        raise AudienceError("the peer that gave it is not in its audience")
+
+
+def _held_audience(parsed: Envelope, view: View) -> Audience:
+    """Return the audience as it is held, never as this unverified copy claims it to be."""
+    return _epoch(view, parsed.header.opener or parsed.id)[1]
+
+
 def _audience(verified: VerifiedEnvelope, view: View) -> Audience:
     opener = verified.header.opener
-    known = view.epoch(opener) if opener is not None else None
-    if known is None:
-        raise UnknownEpochError("the envelope that opened its epoch has not arrived yet")
+    assert opener is not None  # noqa: S101  an envelope with no audience of its own names one
+    known = _epoch(view, opener)
     envelope.check_epoch(verified, *known)
     return known[1]
+
+
+def _epoch(view: View, opener: bytes) -> tuple[Header, Audience]:
+    known = view.epoch(opener)
+    if known is None:
+        raise UnknownEpochError("the envelope that opened its epoch has not arrived yet")
+    return known

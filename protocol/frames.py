@@ -105,13 +105,25 @@ class Refuse:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """Receipts of third nodes, as (envelope id, recipient), that their author now holds durably.
+
+    Until a carrier hears this it keeps passing the receipt on, once a link.
+    """
+
+    items: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender closes the link, and why."""
 
     code: str
 
 
-Frame: TypeAlias = Hello | Proof | WantStatements | Statements | Deliver | Receipts | Refuse | Bye
+Frame: TypeAlias = (
+    Hello | Proof | WantStatements | Statements | Deliver | Receipts | Refuse | Bye | Settled
+)
 
 
 # --- payloads --------------------------------------------------------------------------------
@@ -142,6 +154,8 @@ def _value(frame: Frame) -> list[object]:
             return [7, [[i.envelope_id, i.code, i.retry_after] for i in frame.items]]
         case Bye():
             return [8, frame.code]
+        case Settled():
+            return [9, frame.items]
         case _:
             assert_never(frame)
 
@@ -242,6 +256,20 @@ def _bye(fields: list[Value]) -> Bye:
     return Bye(_code(fields[1], "bye.code"))
 
 
+def _settled(fields: list[Value]) -> Settled:
+    items = array(fields[1], "settled.items", minimum=1, maximum=limits.MAX_FRAME_RECEIPTS)
+    pairs = []
+    for item in items:
+        envelope_id, recipient = array(item, "settled.item", size=2)
+        pairs.append(
+            (
+                octets(envelope_id, "settled.envelope_id", size=32),
+                octets(recipient, "settled.recipient", size=32),
+            )
+        )
+    return Settled(tuple(pairs))
+
+
 def _code(value: Value, field: str) -> str:
     code = text(value, field, maximum=limits.MAX_CODE)
     # Codes reach logs and terminals: nothing in them may be more than a word.
@@ -261,6 +289,7 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Value]], Frame]]]] = {
     6: (4, _receipts),
     7: (2, _refuse),
     8: (2, _bye),
+    9: (2, _settled),
 }
 
 

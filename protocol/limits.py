@@ -83,6 +83,11 @@ LINK_WINDOW: Final = 64
 """Envelopes offered on one link and not yet receipted."""
 LINK_QUEUE: Final = 4 * 1024 * 1024
 """Bytes waiting to be written to one link, above which nothing more is offered on it."""
+MAX_LINK_QUEUE: Final = LINK_QUEUE + LINK_WINDOW * MAX_ENVELOPE
+"""Bytes waiting to be written to one link, above which it is cut: its other end asks for more than
+it reads. A full window on top of a full queue still fits."""
+MAX_STATEMENTS_BYTES: Final = MAX_FRAME // 2
+"""Bytes of the statements in one frame; the peer asks again for those that follow."""
 HELLO_TIMEOUT_MS: Final = 10_000
 RECEIPT_TIMEOUT_MS: Final = 30_000
 """After this an envelope without a receipt is offered again, and carriers are tried."""

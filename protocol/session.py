@@ -11,7 +11,8 @@ Events come in as method calls with an explicit ``now`` (ms); an ordered list of
     HELLO   hello of the peer        PROOF   Send(proof)
     PROOF   proof of the peer        OPEN    Opened
     OPEN    deliver                  OPEN    Commit, then through committed: Send(receipts, refuse)
-    OPEN    receipts                 OPEN    StoreReceipts
+    OPEN    receipts                 OPEN    StoreReceipts, then through stored: Send(settled)
+    OPEN    settled                  OPEN    NoteSettled
     OPEN    refuse                   OPEN    NoteRefusals
     OPEN    want_statements          OPEN    LoadStatements
     OPEN    statements               OPEN    StoreStatements
@@ -48,6 +49,7 @@ from protocol.frames import (
     Receipts,
     Refusal,
     Refuse,
+    Settled,
     Statements,
     Tagger,
     Transcript,
@@ -96,6 +98,13 @@ class StoreReceipts:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteSettled:
+    """The peer, as author, holds these receipts that we passed on: (envelope id, recipient)."""
+
+    items: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NoteRefusals:
     """The peer did not take these envelopes."""
 
@@ -127,7 +136,15 @@ class Close:
 
 
 Effect: TypeAlias = (
-    Send | Opened | Commit | StoreReceipts | NoteRefusals | LoadStatements | StoreStatements | Close
+    Send
+    | Opened
+    | Commit
+    | StoreReceipts
+    | NoteSettled
+    | NoteRefusals
+    | LoadStatements
+    | StoreStatements
+    | Close
 )
 
 
@@ -173,6 +190,7 @@ class Session:
         self._in: Tagger | None = None
         self._in_flight: dict[bytes, int] = {}
         self._refused = 0
+        self._passed: set[tuple[bytes, bytes]] = set()
         self._peer_chain: tuple[int, bytes] = (remote.chain_n, remote.chain_head)
         self.phase = Phase.HELLO
 
@@ -186,6 +204,11 @@ class Session:
     def in_flight(self) -> frozenset[bytes]:
         """Ids of envelopes sent on this link and not yet answered."""
         return frozenset(self._in_flight)
+
+    @property
+    def passed(self) -> frozenset[tuple[bytes, bytes]]:
+        """Receipts of third nodes passed on over this link: (envelope id, recipient)."""
+        return frozenset(self._passed)
 
     # --- events ------------------------------------------------------------------------------
     def start(self) -> list[Effect]:
@@ -240,15 +263,33 @@ class Session:
         effects: list[Effect] = [self._send(receipt) for receipt in receipts]
         if refusals:
             effects.append(self._send(Refuse(tuple(refusals))))
+        return effects + self.blame(faults)
+
+    def blame(self, faults: int) -> list[Effect]:
+        """Count *faults* of the peer; too many on one link end it."""
         self._refused += faults
-        if self._refused >= limits.MAX_REFUSALS_PER_LINK:
-            error = LimitError(f"{self._refused} of its envelopes had to be refused")
-            return effects + self._fail(error)
-        return effects
+        if self.phase is Phase.OPEN and self._refused >= limits.MAX_REFUSALS_PER_LINK:
+            return self._fail(LimitError(f"{self._refused} things it sent had to be refused"))
+        return []
+
+    def stored(self, receipts: Receipts) -> list[Effect]:
+        """Answer for a StoreReceipts that is now durable.
+
+        The recipient itself needs no answer: it keeps nothing to pass on.
+        """
+        self.answered([item.envelope_id for item in receipts.items])
+        if self.phase is not Phase.OPEN or receipts.recipient == self._remote.node_id:
+            return []
+        pairs = tuple((item.envelope_id, receipts.recipient) for item in receipts.items)
+        return [self._send(Settled(pairs))]
 
     def relay_receipts(self, receipts: Receipts) -> list[Effect]:
-        """Pass on the receipt of a third node to the author that waits for it."""
-        return [self._send(receipts)] if self.phase is Phase.OPEN else []
+        """Pass the receipt of a third node on to the author that waits for it, once a link."""
+        pairs = {(item.envelope_id, receipts.recipient) for item in receipts.items}
+        if self.phase is not Phase.OPEN or pairs <= self._passed:
+            return []
+        self._passed |= pairs
+        return [self._send(receipts)]
 
     def statements_loaded(self, node_id: bytes, wires: Sequence[bytes]) -> list[Effect]:
         """Answer for a LoadStatements; an empty answer sends nothing."""
@@ -312,10 +353,12 @@ class Session:
         )
         self.phase = Phase.OPEN
         effects: list[Effect] = [Opened()]
-        if self._peer_chain[0] > self._remote.chain_n:
-            effects.append(
-                self._send(WantStatements(self._remote.node_id, self._remote.chain_n + 1))
-            )
+        known = (self._remote.chain_n, self._remote.chain_head)
+        if self._peer_chain[0] > known[0]:
+            effects.append(self._send(WantStatements(self._remote.node_id, known[0] + 1)))
+        elif self._peer_chain[0] == known[0] and self._peer_chain != known:
+            # Two heads of one number: fetch the other statement, which is the evidence.
+            effects.append(self._send(WantStatements(self._remote.node_id, known[0])))
         return effects
 
     def _on_frame(self, frame: Frame, now: int) -> list[Effect]:
@@ -334,6 +377,9 @@ class Session:
                 return [LoadStatements(frame.node_id, frame.first)]
             case Statements():
                 return [StoreStatements(frame.node_id, frame.wires)]
+            case Settled():
+                # Only what was passed on here can be settled here.
+                return [NoteSettled(tuple(pair for pair in frame.items if pair in self._passed))]
             case Bye():
                 self.phase = Phase.CLOSED
                 return [Close(None, frame.code)]

@@ -609,6 +609,24 @@ def log_head(context: typer.Context, as_json: Json = False) -> None:
         sys.stdout.write(seen["checkpoint"])
 
 
+@log_app.command("accept")
+def log_accept(
+    context: typer.Context,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Take node.db for its newest copy, where the file `fence` is lost.
+
+    If it is an older copy, this node will sign a second history and its peers will notice.
+    """
+    chosen = state(context)
+    say("If node.db is an older copy, peers will see this node contradict itself.")
+    if not yes and not confirm(chosen, "Are you certain that node.db is the newest?", "--yes"):
+        fail("nothing was changed", Exit.REFUSED)
+    from node.app import accept_database  # noqa: PLC0415
+
+    show(f"Accepted, with {accept_database(chosen.home)} log entries.")
+
+
 @tokens_app.command("create")
 def tokens_create(
     context: typer.Context,

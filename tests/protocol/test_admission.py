@@ -8,6 +8,7 @@ import pytest
 
 from protocol import merkle
 from protocol.admission import Admitted, Known, Part, admit
+from protocol.canonical import decode, encode
 from protocol.checkpoint import Checkpoint, sign_checkpoint
 from protocol.entry import EntryKind, local_digest, make_entry, parse_entry
 from protocol.envelope import Audience, Envelope, Header
@@ -145,9 +146,44 @@ def test_another_network_is_refused(alder: TestNode, birch: TestNode) -> None:
         take(sealed, FakeView(birch, (alder,)), alder)
 
 
-def test_what_is_held_already_is_receipted_again(alder: TestNode, birch: TestNode) -> None:
+def held_by(me: TestNode, author: TestNode, opener: Envelope, *later: Envelope) -> FakeView:
+    assert opener.audience is not None
+    held = {opener.id, *(each.id for each in later)}
+    epochs = {opener.id: (opener.header, opener.audience)}
+    return FakeView(me, (author,), held=held, epochs=epochs)
+
+
+def test_what_is_held_already_is_receipted_again(
+    alder: TestNode, birch: TestNode, cedar: TestNode
+) -> None:
+    opener = make_envelope(alder, [birch], [cedar])
+    later = make_continuation(alder, opener)
+    view = held_by(birch, alder, opener, later)
+    for sealed in (opener, later):
+        for giver in (alder, cedar):
+            assert take(sealed, view, giver) == Known(sealed.id)
+
+
+def test_a_stranger_does_not_learn_that_an_envelope_is_held(
+    alder: TestNode, birch: TestNode, cedar: TestNode
+) -> None:
+    opener = make_envelope(alder, [birch])
+    later = make_continuation(alder, opener)
+    for sealed in (opener, later):
+        with pytest.raises(AudienceError):
+            take(sealed, held_by(birch, alder, opener, later), cedar)
+
+
+def test_a_copy_cannot_name_the_stranger_that_gives_it(
+    alder: TestNode, birch: TestNode, cedar: TestNode
+) -> None:
     sealed = make_envelope(alder, [birch])
-    assert take(sealed, FakeView(birch, (alder,), held={sealed.id}), alder) == Known(sealed.id)
+    forged = make_audience(alder, [birch], [cedar]).encode()
+    outer = decode(sealed.wire, max_bytes=2**20)
+    assert isinstance(outer, list)
+    copy = encode([*outer[:3], forged, outer[4]])
+    with pytest.raises(AudienceError):
+        admit(copy, view=held_by(birch, alder, sealed), giver=cedar.id, now=NOW)
 
 
 def test_our_own_lost_envelope_is_noticed(alder: TestNode, birch: TestNode) -> None:
