@@ -19,6 +19,7 @@ from protocol.frames import (
     Receipts,
     Refusal,
     Refuse,
+    Settled,
     Statements,
     Tagger,
     Transcript,
@@ -33,6 +34,7 @@ from protocol.session import (
     LoadStatements,
     Local,
     NoteRefusals,
+    NoteSettled,
     Opened,
     Phase,
     Remote,
@@ -52,7 +54,10 @@ FRAMES: list[Frame] = [
     Receipts(seed("a", "id"), b"note", (ReceiptItem(seed("e", "1"), 7, b"entry", (bytes(32),)),)),
     Refuse((Refusal(seed("e", "1"), "unknown-card", 1_000),)),
     Bye("shutdown"),
+    Settled(((seed("e", "1"), seed("a", "id")),)),
 ]
+RECEIPTS = FRAMES[5]
+assert isinstance(RECEIPTS, Receipts)
 
 
 def certificate(node: TestNode) -> bytes:
@@ -61,13 +66,17 @@ def certificate(node: TestNode) -> bytes:
 
 def session(
     mine: TestNode, theirs: TestNode, *, dialer: bool, network: bytes = NETWORK,
-    nonce: bytes | None = None, known: int = 1,
+    nonce: bytes | None = None, known: int = 1, head: bytes | None = None,
 ) -> Session:  # fmt: skip
-    head = mine.chain.head
+    own = mine.chain.head
     return Session(
-        local=Local(network, mine.id, head.n, head.digest, certificate(mine), mine.link),
+        local=Local(network, mine.id, own.n, own.digest, certificate(mine), mine.link),
         remote=Remote(
-            theirs.id, certificate(theirs), theirs.card.link, known, theirs.chain.head.digest
+            theirs.id,
+            certificate(theirs),
+            theirs.card.link,
+            known,
+            head or theirs.chain.head.digest,
         ),
         dialer=dialer,
         nonce=nonce or seed(mine.name, "nonce"),
@@ -280,12 +289,41 @@ def test_deliver_is_committed_before_it_is_receipted(alder: TestNode, birch: Tes
     sealed = make_envelope(alder, [birch])
     (message,) = sent(left.deliver([(sealed.id, sealed.wire)], NOW))
     assert right.receive(message, NOW) == [Commit((sealed.wire,))]
-    receipts = FRAMES[5]
-    assert isinstance(receipts, Receipts)
+    receipts = Receipts(birch.id, b"note", (ReceiptItem(sealed.id, 7, b"entry", ()),))
     (answer,) = sent(right.committed([receipts], [], faults=0))
     assert left.receive(answer, NOW) == [StoreReceipts(receipts)]
-    left.answered([sealed.id])
-    assert left.in_flight == frozenset()
+    assert left.stored(receipts) == [] and left.in_flight == frozenset()
+
+
+def test_a_carriers_receipts_are_passed_on_once_a_link_until_settled(
+    alder: TestNode, birch: TestNode
+) -> None:
+    carrier, author = opened(birch, alder)
+    (message,) = sent(carrier.relay_receipts(RECEIPTS))
+    assert carrier.relay_receipts(RECEIPTS) == []
+    assert author.receive(message, NOW) == [StoreReceipts(RECEIPTS)]
+    (answer,) = sent(author.stored(RECEIPTS))
+    pair = (RECEIPTS.items[0].envelope_id, RECEIPTS.recipient)
+    assert carrier.receive(answer, NOW) == [NoteSettled((pair,))]
+    assert carrier.passed == {pair}
+
+
+def test_nobody_settles_what_was_not_passed_on_to_them(alder: TestNode, birch: TestNode) -> None:
+    carrier, author = opened(birch, alder)
+    (message,) = sent(author.stored(RECEIPTS))
+    assert carrier.receive(message, NOW) == [NoteSettled(())]
+
+
+def test_another_statement_of_the_known_number_is_fetched_as_evidence(
+    alder: TestNode, birch: TestNode
+) -> None:
+    left = session(alder, birch, dialer=True, head=seed("another", "head"))
+    right = session(birch, alder, dialer=False)
+    (hello_left,), (hello_right,) = sent(left.start()), sent(right.start())
+    left.receive(hello_right, NOW)
+    (proof,) = sent(right.receive(hello_left, NOW))
+    effects = left.receive(proof, NOW)
+    assert effects[0] == Opened() and len(sent(effects)) == 1
 
 
 def test_each_kind_of_frame_has_its_effect(alder: TestNode, birch: TestNode) -> None:
