@@ -31,6 +31,7 @@ _TIME: Final = re.compile(
     r"(\.[0-9]{1,3})?Z"
 )
 _DATE: Final = re.compile(r"[0-9]{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?")
+_WITHOUT_SUBSTANCE: Final = frozenset({"equipment_only", "mo_warning"})
 _PRIORITY: Final = ("A4", "A2", "A1", "A3", "A6", "A7")
 
 
@@ -255,7 +256,7 @@ class Face(Model):
     handling: Handling
     location: Location
     contact: Contact | None = None
-    substances: Annotated[tuple[Substance, ...], Field(min_length=1, max_length=50)]
+    substances: tuple[Substance, ...] = Many
     drugs: tuple[Short, ...] = Many
     equipment: tuple[Equipment, ...] = Many
     route: tuple[Leg, ...] = Many
@@ -264,6 +265,12 @@ class Face(Model):
     indicators: tuple[Annotated[str, _word(v.INDICATOR)], ...] = Many
     links: tuple[Link, ...] = Many
     anchors: tuple[Annotated[str, _word(tuple(f"A{n}" for n in range(1, 9)))], ...] = Many
+
+    @model_validator(mode="after")
+    def _names_a_substance(self) -> Face:
+        if not self.substances and self.incident_type not in _WITHOUT_SUBSTANCE:
+            raise ValueError(f"needs at least one substance where the type is {self.incident_type}")
+        return self
 
 
 class Identifier(Model):
@@ -579,7 +586,9 @@ def concerned_countries(incident: Incident) -> tuple[str, ...]:
 
 def summary_line(face: Mapping[str, Any]) -> str:
     """Return one line for a list, from the JSON form of a face."""
-    substances: Sequence[Mapping[str, Any]] = face.get("substances") or ({},)
+    substances: Sequence[Mapping[str, Any]] = face.get("substances") or ()
+    if not substances:
+        return ", ".join(f"{item['qty']} {item['type']}" for item in face.get("equipment") or ())
     first = substances[0]
     name = (first.get("other") or {}).get("name") or str(first.get("substance_id", ""))
     quantity = first.get("qty") or {}
