@@ -6,6 +6,7 @@ in earnest. All of it lives in one temporary folder and leaves nothing behind.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import secrets
@@ -25,13 +26,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from node.app import initialise
+from node.cli.terminal import table
 from node.client import Client
 from node.demo_incidents import DemoIncident, load
 from node.home import Home
 from protocol import envelope
 from protocol.armor import dearmor
 from protocol.errors import PeerError, PicketError
-from protocol.statement import verify_bundle
+from protocol.frames import ReceiptItem, Receipts
+from protocol.receipt import verify_receipts
+from protocol.statement import Card, verify_bundle
 from protocol.suite import network_id
 
 NETWORK: Final = "demo.picket.invalid"
@@ -43,7 +47,6 @@ _POLL_S: Final = 0.05
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 _PROBLEM: Final = 400
-_SHOWN: Final = 60
 
 
 class DemoError(Exception):
@@ -211,8 +214,8 @@ class Demo:
 
     def exchange(
         self, items: Sequence[DemoIncident], progress: Callable[[int, int], None]
-    ) -> list[float]:
-        """Release *items*, wait for every receipt, and return the latencies in ms."""
+    ) -> list[dict[str, float]]:
+        """Release *items*, wait for every receipt; return each one's latencies in ms by peer."""
         ids = [self.draft(item) for item in items]
         for item, incident_id in zip(items, ids, strict=True):
             self.release(item, incident_id)
@@ -225,16 +228,13 @@ class Demo:
             return not waiting
 
         self._wait(settle, "every receipt", _DELIVER_S)
-        latencies = []
-        for item, incident_id in zip(items, ids, strict=True):
-            latencies += self._seen_by(item, incident_id)
-        return latencies
+        return [self._seen_by(item, i) for item, i in zip(items, ids, strict=True)]
 
-    def _seen_by(self, item: DemoIncident, incident_id: str) -> list[float]:
+    def _seen_by(self, item: DemoIncident, incident_id: str) -> dict[str, float]:
         """Check who can read an incident and who holds nothing of it; return latencies in ms."""
         author = self.nodes[item.author].call("GET", f"/api/v1/incidents/{incident_id}")
         released = _ms(author["recorded_at"])
-        latencies = []
+        latencies = {}
         for key, node in self.nodes.items():
             if key == item.author or node.process is None:
                 continue
@@ -246,7 +246,7 @@ class Demo:
                 same = row["face"] == author["face"] and row["annex"] == author["annex"]
                 if not same:
                     raise DemoError(f"{node.name} reads something else in {author['ref']}")
-                latencies.append(_ms(row["recorded_at"]) - released)
+                latencies[key] = _ms(row["recorded_at"]) - released
         return latencies
 
     def carry(self, item: DemoIncident) -> None:
@@ -257,21 +257,21 @@ class Demo:
         self.release(item, incident_id)
         self._wait(lambda: self._carried(author, incident_id), "the carrier's receipt", _DELIVER_S)
         status, _ = self.nodes[carrier].client.call("GET", f"/api/v1/incidents/{incident_id}", None)
-        self._check(f"{carrier} carries it and cannot open it", status == _NOT_FOUND)
+        self._check(f"{carrier.title()} carries it and cannot open it", status == _NOT_FOUND)
         self.stop(author)
         self.start(target)
         self._wait(
-            lambda: (
-                self.nodes[target].client.call("GET", f"/api/v1/incidents/{incident_id}", None)[0]
-                == _OK
-            ),
+            lambda: self._reads(target, incident_id),
             f"{target} to receive it from {carrier}",
             _DELIVER_S,
         )
-        self._check(f"{target} received it from {carrier} while {author} was down", True)
+        self._check(
+            f"{target.title()} received it from {carrier.title()} while {author.title()} was down",
+            True,
+        )
         self.start(author)
         self._wait(lambda: self.delivered(item, incident_id), "the receipt's way back", _DELIVER_S)
-        self._check(f"{author} holds {target}'s receipt", True)
+        self._check(f"{author.title()} holds {target.title()}'s receipt", True)
 
     def _reads(self, key: str, incident_id: str) -> bool:
         status, _ = self.nodes[key].client.call("GET", f"/api/v1/incidents/{incident_id}", None)
@@ -281,19 +281,46 @@ class Demo:
         rows = self.nodes[author].call("GET", f"/api/v1/incidents/{incident_id}/deliveries")
         return any(r["part"] == "carrier" and r["state"] == "carried" for r in rows["items"])
 
+    def prove(self) -> None:
+        """Check one delivery as an outsider would: with the receiver's card and proof alone."""
+        seen = self.nodes["alder"].call("GET", "/api/v1/incidents?state=released&limit=1")
+        first = seen["items"][0]
+        found = self.nodes["birch"].call("GET", f"/api/v1/incidents/{first['id']}/proof")
+        log = self._card("birch").log
+        item = ReceiptItem(
+            bytes.fromhex(found["envelope_id"]),
+            found["index"],
+            bytes.fromhex(found["entry"]),
+            tuple(base64.b64decode(node, validate=True) for node in found["proof"]),
+        )
+        receipts = Receipts(b"", found["checkpoint"].encode(), (item,))
+        try:
+            size = verify_receipts(receipts, log=log)[0].checkpoint.size
+        except PeerError as error:
+            self._check(f"{first['ref']}: {error.message}", False)
+            return
+        self._check(
+            f"{first['ref']} is entry {item.index} of {size} in Birch's log, by Birch's card alone",
+            True,
+        )
+
+    def _card(self, key: str) -> Card:
+        bundle = dearmor(self.nodes[key].call("GET", "/api/v1/card")["card"])
+        card = verify_bundle(bundle, network=network_id(NETWORK)).card
+        if card is None:
+            raise DemoError("the card is empty")
+        return card
+
     def flip(self) -> None:
         """Change every byte of a released envelope in turn; each change must be refused."""
         node = self.nodes["alder"]
         first = node.call("GET", "/api/v1/incidents?state=released&limit=1")["items"][0]
         wire = node.client.call_bytes("GET", f"/api/v1/incidents/{first['id']}/raw")
-        bundle = dearmor(node.call("GET", "/api/v1/card")["card"])
-        card = verify_bundle(bundle, network=network_id(NETWORK)).card
-        if card is None:
-            raise DemoError("the card is empty")
+        card = self._card("alder")
         taken = [at for at in range(len(wire)) if _accepts(_flipped(wire, at), card.message)]
         whole = _accepts(wire, card.message)
         self._check(
-            f"an envelope of {len(wire)} bytes verifies; with any one byte flipped it is refused",
+            f"an envelope of {len(wire)} bytes verifies; with any one byte changed it is refused",
             whole and not taken,
         )
 
@@ -302,8 +329,8 @@ class Demo:
         for node in self.nodes.values():
             seen = node.call("POST", "/api/v1/log/verify", {})
             self._check(
-                f"{node.name}: log of {seen['size']} entries verified, with "
-                f"{seen['envelopes_checked']} envelopes and {seen['receipts_checked']} receipts",
+                f"{node.name}'s log verifies: {seen['size']} entries, {seen['envelopes_checked']} "
+                f"envelopes, {seen['receipts_checked']} receipts",
                 bool(seen["ok"]),
             )
 
@@ -323,7 +350,7 @@ def run(*, check: bool, keep: bool) -> int:
 
     console = Console(highlight=False)
     folder = Path(tempfile.mkdtemp(prefix="picket-demo-"))
-    demo = Demo(folder, console.print)
+    demo = Demo(folder, partial(console.print, soft_wrap=True, markup=False))
     try:
         with _terminated():
             started = time.monotonic()
@@ -348,54 +375,51 @@ def _story(demo: Demo, console: Any, *, check: bool) -> None:  # noqa: ANN401  r
     items = load()
     direct = [item for item in items if not item.carrier]
     carried = [item for item in items if item.carrier]
-    console.print(
-        "Three authorities, Alder, Birch and Cedar, each with a node and keys of its own."
-    )
+
+    def say(text: str) -> None:
+        console.print(text, soft_wrap=True, markup=False)
+
+    say("Three authorities, Alder, Birch and Cedar, each with a node and keys of its own.")
     demo.make()
     demo.start(*demo.nodes)
     demo.pair()
-    console.print(f"{len(direct)} incidents (exercise) are released, each to its own audience.")
+    say(f"{len(direct)} incidents (exercise) are released, each to its own audience.")
     with _progress(console, quiet=check) as progress:
         latencies = demo.exchange(direct, progress)
-    _table(console, direct)
+    _table(direct, latencies)
+    every = [ms for each in latencies for ms in each.values()]
     demo._check(
-        f"{len(latencies)} deliveries, each with a verified receipt; every named recipient reads "
-        "the same text, nobody else has it",
-        len(latencies) == sum(len(item.audience) for item in direct),
+        f"{len(every)} deliveries, each with a verified receipt; nobody who is not named can read",
+        len(every) == sum(len(item.audience) for item in direct),
     )
-    console.print(
-        f"  From release to the receiver's durable log: median {statistics.median(latencies):.0f} "
-        f"ms, slowest {max(latencies):.0f} ms, all released at once."
+    say(
+        f"       release to the receiver's durable log: median {statistics.median(every):.0f} ms, "
+        f"slowest {max(every):.0f} ms, all released at once"
     )
+    demo.prove()
     for item in carried:
-        console.print(
-            f"{item.audience[0].title()} goes down; Alder releases to it through "
-            f"{str(item.carrier).title()}, then goes down too."
+        target, author, carrier = (
+            name.title() for name in (item.audience[0], item.author, str(item.carrier))
+        )
+        say(
+            f"{target} goes down. {author} releases to it through {carrier}, and goes down as well."
         )
         demo.carry(item)
     demo.flip()
     demo.verify()
 
 
-def _table(console: Any, items: Sequence[DemoIncident]) -> None:  # noqa: ANN401
-    from rich.table import Table  # noqa: PLC0415
+def _table(items: Sequence[DemoIncident], latencies: Sequence[Mapping[str, float]]) -> None:
+    # Here and not above: pydantic comes with it.
+    from protocol.incident import summary_line  # noqa: PLC0415
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("from", "to", "type", "what"):
-        table.add_column(column, no_wrap=column != "what")
-    for item in items:
-        face = item.incident
-        table.add_row(
-            item.author, ", ".join(item.audience), _field(face, "incident_type"),
-            _field(face, "summary"),
-        )  # fmt: skip
-    console.print(table)
-
-
-def _field(incident: Mapping[str, Any], name: str) -> str:
-    face = incident.get("face", incident)
-    text = str(face.get(name, ""))
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    rows = []
+    for item, each in zip(items, latencies, strict=True):
+        face = item.incident["face"]
+        reached = ", ".join(f"{name.title()} {ms:.0f} ms" for name, ms in each.items())
+        kind = face["incident_type"].replace("_", " ")
+        rows.append((item.author.title(), reached, kind, summary_line(face) or face["summary"]))
+    table(("FROM", "RECEIVED BY, AFTER", "TYPE", "WHAT"), rows)
 
 
 @contextlib.contextmanager

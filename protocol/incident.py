@@ -187,7 +187,7 @@ class Substance(Model):
         """How to call it in a line of text."""
         if self.other is not None:
             return self.other.name
-        return str(self.substance_id).replace("-", " ")
+        return str(self.substance_id)
 
 
 class Leg(Model):
@@ -590,11 +590,12 @@ def summary_line(face: Mapping[str, Any]) -> str:
     if not substances:
         return ", ".join(f"{item['qty']} {item['type']}" for item in face.get("equipment") or ())
     first = substances[0]
+    # Hyphens stay: "1-Boc-4-AP" without them is another word.
     name = (first.get("other") or {}).get("name") or str(first.get("substance_id", ""))
     quantity = first.get("qty") or {}
+    unit = v.UNIT_SYMBOL.get(quantity.get("unit", ""), "")
     more = f" +{len(substances) - 1}" if len(substances) > 1 else ""
-    amount = f" {quantity.get('value', '')} {quantity.get('unit', '')}".rstrip()
-    return f"{name.replace('-', ' ')}{amount}{more}" if name else ""
+    return f"{name} {quantity.get('value', '')} {unit}{more}"
 
 
 # --- warnings --------------------------------------------------------------------------------

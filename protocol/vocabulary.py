@@ -40,6 +40,10 @@ FORM: Final = _words(
 UNIT: Final = _words("KGM GRM TNE LTR MLT MTQ HLT C62 H87")
 """UN/ECE Recommendation 20 codes: kilogram, gram, tonne, litre, millilitre, cubic metre,
 hectolitre, one, piece. Never converted in a signed record."""
+UNIT_SYMBOL: Final = {
+    "KGM": "kg", "GRM": "g", "TNE": "t", "LTR": "L", "MLT": "mL", "MTQ": "m³", "HLT": "hL",
+    "C62": "pieces", "H87": "pieces",
+}  # fmt: skip
 QUALIFIER: Final = _words("exact approximately at_least at_most capacity expected")
 BASIS: Final = _words("net gross pure_content solution unknown")
 PACKAGE: Final = _words(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import typer
 
 from node.client import Client
 from protocol import errors as e
+
+_NARROWEST: Final = 20
 
 
 class Exit(IntEnum):
@@ -217,10 +220,13 @@ def confirm(chosen: State, question: str, option: str) -> bool:
 
 # --- showing ---------------------------------------------------------------------------------
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print aligned columns; the last one is cut to what is left of 100."""
+    """Print aligned columns; on a terminal the last one is cut to what is left of its width."""
     cells = [[_plain(cell) for cell in row] for row in rows]
     widths = [max(len(c[n]) for c in [list(columns), *cells]) for n in range(len(columns))]
-    room = max(20, 100 - sum(widths[:-1]) - 2 * (len(columns) - 1))
+    room = widths[-1]
+    if sys.stdout.isatty():
+        taken = sum(widths[:-1]) + 2 * (len(columns) - 1)
+        room = max(_NARROWEST, shutil.get_terminal_size().columns - taken)
     for row in [list(columns), *cells]:
         head = "  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False))
         last = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
