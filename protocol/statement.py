@@ -328,7 +328,9 @@ def _parse_card(value: Value) -> Card:
         for item in array(fields["seal"], "card.seal", minimum=1, maximum=limits.MAX_SEAL_KEYS)
     )
     tls = tuple(
-        octets(item, "card.tls", maximum=limits.MAX_CERTIFICATE)
+        suite.check_certificate(
+            octets(item, "card.tls", maximum=limits.MAX_CERTIFICATE), "card.tls"
+        )
         for item in array(fields["tls"], "card.tls", minimum=1, maximum=limits.MAX_TLS_CERTIFICATES)
     )
     card = Card(
@@ -358,7 +360,8 @@ def _parse_card(value: Value) -> Card:
 def _card_keys(card: Card) -> list[bytes]:
     return [
         card.message, *card.link, card.log.ed25519, card.log.mldsa44, card.witness.ed25519,
-        card.witness.mldsa44, *(key.public for key in card.seal), *card.tls,
+        card.witness.mldsa44, *(key.public for key in card.seal),
+        *map(suite.certificate_key, card.tls),
     ]  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import hashlib
 from typing import Final, Protocol
 
+from cryptography import x509
 from cryptography.cobblestone import Cobblestone256Decryptor, Cobblestone256Encryptor
-from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import (
     MLDSA44PublicKey,
@@ -298,6 +299,32 @@ def check_mldsa44(public: bytes, field: str) -> bytes:
     except ValueError:
         raise WeakKeyError(f"{field} is not an ML-DSA-44 key") from None
     return public
+
+
+def check_certificate(der: bytes, field: str) -> bytes:
+    """Return *der* if it is one X.509 certificate (RFC 5280) of an acceptable Ed25519 key.
+
+    Links are pinned to these bytes, so nothing else in it is believed.
+
+    Raises:
+        WeakKeyError: it does not parse, or has another or an unacceptable key.
+    """
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        public = certificate.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise WeakKeyError(f"{field} is not an X.509 certificate") from None
+    if not isinstance(public, Ed25519PublicKey):
+        raise WeakKeyError(f"{field} is not the certificate of an Ed25519 key")
+    check_ed25519(public.public_bytes_raw(), field)
+    return der
+
+
+def certificate_key(der: bytes) -> bytes:
+    """Return the 32-byte Ed25519 key of a certificate that ``check_certificate`` passed."""
+    public = x509.load_der_x509_certificate(der).public_key()
+    assert isinstance(public, Ed25519PublicKey)  # noqa: S101  checked before
+    return public.public_bytes_raw()
 
 
 def check_seal(public: bytes, field: str) -> bytes:

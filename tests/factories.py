@@ -5,9 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from protocol import envelope, suite
 from protocol.canonical import encode
@@ -72,6 +78,25 @@ class TestNode:
         return suite.unseal_with(suite.seal_private(self.seal_seed), sealed, info)
 
 
+def certificate_of(name: str, other: ec.EllipticCurvePrivateKey | None = None) -> bytes:
+    """Return the same self-signed certificate for the same name, unless of an *other* key."""
+    key = other or Ed25519PrivateKey.from_private_bytes(seed(name, "tls"))
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    made = datetime.fromtimestamp(NOW // 1000, UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(made - timedelta(days=1))
+        .not_valid_after(made + timedelta(days=3650))
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, SHA256() if other else None)
+    )
+    return certificate.public_bytes(Encoding.DER)
+
+
 def card_body(name: str, **changes: object) -> Card:
     log44 = MLDSA44PrivateKey.from_seed_bytes(seed(name, "log44"))
     wit44 = MLDSA44PrivateKey.from_seed_bytes(seed(name, "wit44"))
@@ -96,7 +121,7 @@ def card_body(name: str, **changes: object) -> Card:
             suite.Ed25519Signer(seed(name, "witness")).public,
             wit44.public_key().public_bytes_raw(),
         ),
-        tls=(b"certificate of " + name.encode(),),
+        tls=(certificate_of(name),),
     )
     return replace(card, **changes)  # type: ignore[arg-type]
 

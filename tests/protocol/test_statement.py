@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from protocol import limits, statement, suite
 from protocol.armor import armor, dearmor
@@ -30,6 +31,7 @@ from tests.factories import (
     TestNode,
     card_body,
     card_of,
+    certificate_of,
     hybrid,
     inception_of,
     seed,
@@ -155,6 +157,8 @@ def test_a_key_in_two_roles_is_refused(born: Chain) -> None:
         {"message": body.log.ed25519},
         {"witness": replace(body.witness, mldsa44=body.log.mldsa44)},
         {"seal": (body.seal[0], body.seal[0])},
+        {"message": suite.certificate_key(body.tls[0])},
+        {"tls": (body.tls[0], body.tls[0])},
     ):
         with pytest.raises(WeakKeyError):
             card_of(born, "alder", **changes)
@@ -175,6 +179,9 @@ def test_an_identity_key_in_a_second_role_is_refused(born: Chain) -> None:
                 statement.SealKey(suite.seal_public_bytes(seed("x", "s"))[:1184] + bytes(32), 1, 2),
             )
         },
+        {"tls": (b"not a certificate",)},
+        {"tls": (certificate_of("alder") + b"\0",)},
+        {"tls": (certificate_of("alder", ec.generate_private_key(ec.SECP256R1())),)},
     ],
 )
 def test_weak_keys_are_refused_at_import(changes: dict[str, object], born: Chain) -> None:
