@@ -50,6 +50,7 @@ from protocol.statement import Card, Chain, Statement, parse_statement
 
 EPOCH_LIFETIME_MS: Final = 7 * 86_400_000
 _BUSY_RETRY_MS: Final = 30_000
+_OPENERS_KEPT: Final = 1_024  # of up to 20 KiB each
 # Refusals that come from the state of the two nodes rather than from a fault of the giver.
 _BLAMELESS: Final = (UnknownCardError, UnknownEpochError, UntrustedKeyError, OwnEnvelopeError)
 
@@ -93,10 +94,7 @@ class _View:
         return self._core.store.holds(envelope_id)
 
     def epoch(self, opener: bytes) -> tuple[Header, Audience] | None:
-        held = self._core.held(opener)
-        if held is None or held.audience is None:
-            return None
-        return held.header, held.audience
+        return self._core.opener(opener)
 
 
 class Core:
@@ -129,6 +127,7 @@ class Core:
         self._fence = fence
         self._random = random
         self._epochs: dict[bytes, Epoch] = {}
+        self._openers: dict[bytes, tuple[Header, Audience]] = {}
         self.behind: BusyError | None = None
         self.outbox = Outbox(store, clock)
         self.trust = self._load_trust()
@@ -305,6 +304,18 @@ class Core:
         """Return a stored envelope, which was verified before it was stored."""
         wire = self.store.scalar("SELECT wire FROM envelopes WHERE id = ?", envelope_id)
         return None if wire is None else envelope.parse(wire)
+
+    def opener(self, envelope_id: bytes) -> tuple[Header, Audience] | None:
+        """Return header and audience of a stored envelope that opens an epoch."""
+        found = self._openers.get(envelope_id)
+        if found is None:
+            held = self.held(envelope_id)
+            if held is None or held.audience is None:
+                return None
+            if len(self._openers) >= _OPENERS_KEPT:
+                self._openers.clear()
+            found = self._openers[envelope_id] = (held.header, held.audience)
+        return found
 
     # --- transactions ------------------------------------------------------------------------
     @contextmanager
@@ -515,6 +526,8 @@ class Core:
             },
             replace=True,
         )  # fmt: skip
+        # Under its id, which nothing names if the transaction is undone.
+        self._epochs[sealed.id] = Epoch(sealed.id, header.stream, number, audience, epoch_key)
         return sealed
 
     def _card_n(self) -> int:

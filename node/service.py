@@ -555,13 +555,14 @@ class Service:
         annex = face if annex_to is None else self._choose(annex_to)
         if not has_annex:
             annex = ()
-        if stray := [p.name for p in annex if p not in face]:
+        named = {p.node_id for p in face}
+        if stray := [p.name for p in annex if p.node_id not in named]:
             raise UnknownRecipientError(
                 f"{stray[0]} would receive the annex but not the face",
                 fix="name it among the recipients of the face too",
             )
         chosen = self._choose(carriers) if carriers else ()
-        if double := [p.name for p in chosen if p in face]:
+        if double := [p.name for p in chosen if p.node_id in named]:
             raise UnknownRecipientError(
                 f"{double[0]} is both recipient and carrier",
                 fix="a recipient needs no carrier part",

@@ -96,6 +96,8 @@ def _integer(value: int) -> int:
 
 
 def _text(value: str) -> str:
+    if value.isascii() and value.isprintable() and len(value) <= limits.MAX_TEXT:
+        return value  # nearly all texts; the rules below could not refuse it
     if not value.isascii():
         # Judged before normalisation, which may take time that grows with the text.
         try:
@@ -124,5 +126,6 @@ def _map(value: dict[object, object], depth: int) -> dict[str, object]:
         raise LimitError(f"a map has more than {limits.MAX_MAP} pairs")
     if any(type(key) is not str for key in value):
         raise DecodeError("a map key is not text")
-    keys = sorted((_text(cast("str", key)) for key in value), key=str.encode)
+    # The order of code points is that of UTF-8 bytes.
+    keys = sorted(_text(cast("str", key)) for key in value)
     return {key: _ordered(value[key], depth + 1) for key in keys}

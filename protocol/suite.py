@@ -13,6 +13,7 @@ the library loads small-order and non-canonical keys without complaint.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Final, Protocol
 
 from cryptography import x509
@@ -182,6 +183,7 @@ class LocalHybridSigner:
 
 
 # --- sealing ---------------------------------------------------------------------------------
+@lru_cache(maxsize=1_024)
 def ekid(seal_public: bytes) -> bytes:
     """Return the id of a sealing key: the digest of its 1,216 public bytes."""
     return digest("ekid", seal_public)
@@ -205,6 +207,7 @@ def seal_public_bytes(seed: bytes) -> bytes:
     )
 
 
+@lru_cache(maxsize=1_024)  # a release to everybody loads each key; they change once a year
 def _load_seal(public: bytes) -> MLKEM768X25519PublicKey:
     return MLKEM768X25519PublicKey(
         MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC]),
