@@ -3,7 +3,7 @@
 Text form of 32 bytes: RFC 4648 base32 without padding (52 characters) in four blocks of 13, each
 followed by one Luhn mod 32 check character; the 56 characters are shown as 8 groups of 7. The check
 character of a block: from left to right double every second character's value (0 to 31), starting
-with the second; replace a product p by p // 32 + p % 32; add all up; the check value is
+with the first; replace a product p by p // 32 + p % 32; add all up; the check value is
 (32 - sum mod 32) mod 32. Case, spaces and dashes do not matter, and 0, 1, 8 are read as O, I, B.
 """
 
@@ -74,7 +74,7 @@ def parse_code(text: str) -> bytes:
 def _check(block: str) -> str:
     total = 0
     for place, letter in enumerate(block):
-        product = _ALPHABET.index(letter) * (1 + place % 2)
+        product = _ALPHABET.index(letter) * (2 - place % 2)
         total += product // 32 + product % 32
     return _ALPHABET[-total % 32]
 

@@ -10,7 +10,7 @@ Every key has one purpose; none is ever used for another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -117,8 +117,9 @@ def load_vault(secrets: Mapping[str, bytes]) -> Vault:
     Raises:
         KeystoreError: one is missing or has the wrong size.
     """
-    _check(secrets, _VAULT_NAMES)
-    seeds = [secret for name, secret in sorted(secrets.items()) if name.startswith(_SEAL_PREFIX)]
+    sealing = sorted(name for name in secrets if name.startswith(_SEAL_PREFIX))
+    _check(secrets, (*_VAULT_NAMES, *(sealing or [f"{_SEAL_PREFIX}1"])))
+    seeds = [secrets[name] for name in sealing]
     publics = tuple(suite.seal_public_bytes(seed) for seed in seeds)
     privates = {
         suite.ekid(public): suite.seal_private(seed)
@@ -150,7 +151,7 @@ def load_service(secrets: Mapping[str, bytes]) -> ServiceKeys:
     )
 
 
-def _check(secrets: Mapping[str, bytes], names: tuple[str, ...]) -> None:
+def _check(secrets: Mapping[str, bytes], names: Iterable[str]) -> None:
     for name in names:
         if len(secrets.get(name, b"")) != suite.SEED_SIZE:
             raise KeystoreError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets as random
+import shlex
 import stat
 import threading
 import unicodedata
@@ -107,10 +108,16 @@ def decrypt(blob: bytes, passphrase: bytes) -> dict[str, bytes]:
             "the passphrase does not open the keystore, or the file was altered",
             fix="try again; mind the keyboard layout",
         ) from None
-    value = decode(plain, max_bytes=MAX_FILE)
-    if not isinstance(value, dict):
-        raise KeystoreError("the keystore holds no keys", fix="restore it from a backup")
-    return {name: octets(secret, name, maximum=MAX_FILE) for name, secret in value.items()}
+    try:
+        value = decode(plain, max_bytes=MAX_FILE)
+        if not isinstance(value, dict):
+            raise DecodeError("it holds no keys")
+        return {name: octets(secret, name, maximum=MAX_FILE) for name, secret in value.items()}
+    except PeerError as error:
+        raise KeystoreError(
+            f"the keystore was not written by Picket: {error.message}",
+            fix="restore it from a backup",
+        ) from None
 
 
 def _bounded(fields: list[Value]) -> Argon2Params:
@@ -137,8 +144,13 @@ def normalise_passphrase(typed: str) -> bytes:
     """Return the bytes of a passphrase, the same however the keyboard composes its characters.
 
     Raises:
-        KeystoreError: it is shorter than 8 or longer than 1,024 characters.
+        KeystoreError: it is shorter than 8 or longer than 1,024 characters, or no text.
     """
+    if any("\ud800" <= character <= "\udfff" for character in typed):
+        raise KeystoreError(
+            "the passphrase was typed in another encoding than UTF-8",
+            fix="set the terminal to UTF-8, or give --passphrase-file FILE",
+        )
     composed = unicodedata.normalize("NFC", typed.removesuffix("\n").removesuffix("\r"))
     if not MIN_PASSPHRASE <= len(composed) <= MAX_PASSPHRASE:
         raise KeystoreError(
@@ -156,7 +168,13 @@ def read_passphrase_file(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(8 * MAX_PASSPHRASE)
+            data = file.read(4 * MAX_PASSPHRASE + len("\r\n") + 1)
+        if len(data) > 4 * MAX_PASSPHRASE + len("\r\n"):
+            raise KeystoreError(
+                f"the file {path} holds more than the {MIN_PASSPHRASE} to {MAX_PASSPHRASE} "
+                "characters of a passphrase",
+                fix="name the right file",
+            )
         return normalise_passphrase(data.decode())
     except OSError as error:
         raise KeystoreError(
@@ -176,12 +194,11 @@ def save(
     Raises:
         KeystoreError: the passphrase is too short, or the file cannot be written.
     """
-    try:
-        normal = normalise_passphrase(passphrase.decode())
-    except UnicodeDecodeError:
-        raise KeystoreError("the passphrase is not UTF-8 text") from None
     salt, nonce = random.token_bytes(_SALT), random.token_bytes(_NONCE)
-    write_private(path, encrypt(secrets, normal, salt=salt, nonce=nonce, params=params))
+    blob = encrypt(secrets, _normal(passphrase), salt=salt, nonce=nonce, params=params)
+    if len(blob) > MAX_FILE:
+        raise KeystoreError(f"the keys take {len(blob)} bytes; a keystore may have {MAX_FILE}")
+    write_private(path, blob)
 
 
 def load(path: Path, passphrase: bytes) -> dict[str, bytes]:
@@ -192,7 +209,18 @@ def load(path: Path, passphrase: bytes) -> dict[str, bytes]:
         WrongPassphraseError: the passphrase does not open it.
     """
     blob = read_private(path, what="the keystore", max_bytes=MAX_FILE)
-    return decrypt(blob, passphrase.removesuffix(b"\n").removesuffix(b"\r"))
+    try:
+        normal = _normal(passphrase)
+    except KeystoreError as error:  # it cannot have sealed any
+        raise WrongPassphraseError(error.message, fix=error.fix) from None
+    return decrypt(blob, normal)
+
+
+def _normal(passphrase: bytes) -> bytes:
+    try:
+        return normalise_passphrase(passphrase.decode())
+    except UnicodeDecodeError:
+        raise KeystoreError("the passphrase is not UTF-8 text") from None
 
 
 def change_passphrase(path: Path, old: bytes, new: bytes) -> None:
@@ -255,13 +283,15 @@ def read_private(path: Path, *, what: str, max_bytes: int) -> bytes:
         raise KeystoreError(
             f"{what} cannot be read: {path}: {why}", fix="check the file and its permissions"
         ) from None
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(handle)
+        raise KeystoreError(f"{what} is not a plain file: {path}", fix="restore it")
     with os.fdopen(handle, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise KeystoreError(f"{what} is not a plain file: {path}", fix="restore it")
         if status.st_mode & 0o077:
             raise KeystoreError(
-                f"{what} can be read by other users: {path}", fix=f"chmod 600 {path}"
+                f"{what} can be read by other users: {path}",
+                fix=f"chmod 600 {shlex.quote(str(path))}",
             )
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:

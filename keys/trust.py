@@ -3,7 +3,7 @@
 - An unknown node is nothing: its envelopes are refused, its links are not made.
 - A pinned node may link and exchange key statements, no more.
 - Levels rise by approval only; approval needs the safety number and says who compared it and how.
-- A node that signed two different statements of one number is frozen until an operator acts.
+- A node that signed two different statements of one number is frozen for good.
 - Frozen and revoked nodes neither link, nor are their new envelopes accepted, nor do they receive.
 - Changing trust makes a new store; the one in use never changes under a reader.
 """
@@ -107,9 +107,16 @@ class TrustStore:
         known = self.peers.get(chain.node_id)
         if known is not None:
             return self.apply(chain.node_id, chain.statements)
-        if any(peer.name == name for peer in self.peers.values()):
+        folded = name.strip().casefold()
+        if any(peer.name.casefold() == folded for peer in self.peers.values()):
             raise TrustConflictError(
                 f"there is another peer called {name!r}", fix="give this one a name of its own"
+            )
+        # The name may come from the card: its owner must not be found in another's place.
+        known_ids = (*self.peers, self.own.node_id)
+        if any(_id_matches(node_id, folded) for node_id in known_ids) or _is_node_id(folded):
+            raise TrustConflictError(
+                f"the name {name!r} reads like a node id", fix="give this one a name of its own"
             )
         return self._with(Peer(chain, name, Level.PINNED))
 
@@ -219,7 +226,7 @@ class TrustStore:
         """
         cards = {}
         for node_id in node_ids:
-            peer = self.peer(node_id)
+            peer = self._recipient(node_id)
             if peer.level is not Level.SHARE:
                 raise UnknownRecipientError(
                     f"{peer.name} is at level {peer.level} and may not receive incidents",
@@ -235,6 +242,12 @@ class TrustStore:
             cards[node_id] = peer.card
         return cards
 
+    def _recipient(self, node_id: bytes) -> Peer:
+        try:
+            return self.peer(node_id)
+        except NotFoundError as error:
+            raise UnknownRecipientError(error.message, fix=error.fix) from None
+
     def carriers(self, node_ids: Iterable[bytes]) -> tuple[bytes, ...]:
         """Return *node_ids* if all of them may carry for us.
 
@@ -243,7 +256,7 @@ class TrustStore:
         """
         chosen = tuple(node_ids)
         for node_id in chosen:
-            peer = self.peer(node_id)
+            peer = self._recipient(node_id)
             if peer.level not in _CARRIERS:
                 raise UnknownRecipientError(
                     f"{peer.name} is at level {peer.level} and may not carry for us",
@@ -253,10 +266,23 @@ class TrustStore:
 
 
 def _id_matches(node_id: bytes, folded: str) -> bool:
-    shown = format_node_id(node_id).casefold()
-    if shown.startswith(folded) and len(folded) >= len("xxxxxxx"):
-        return True
+    shown = format_node_id(node_id).casefold().replace("-", "")
+    letters = folded.replace("-", "").replace(" ", "")
+    return (
+        (len(letters) >= len("xxxxxxx") and shown.startswith(letters)) or _reads_as(folded, node_id)
+    )
+
+
+def _reads_as(folded: str, node_id: bytes) -> bool:
     try:
         return parse_node_id(folded) == node_id
     except PeerError:
         return False
+
+
+def _is_node_id(folded: str) -> bool:
+    try:
+        parse_node_id(folded)
+    except PeerError:
+        return False
+    return True

@@ -37,6 +37,7 @@ from protocol.note import (
 _LINES: Final = 3
 _ROOT: Final = 32
 _TIME: Final = 8
+_TIME_END: Final = 2**63  # tlog-cosignature: it fits every reader's integer
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,15}")
 
 
@@ -72,6 +73,8 @@ def parse_body(text: str) -> Checkpoint:
     root = strict_base64(lines[2], "a checkpoint's root")
     if len(root) != _ROOT:
         raise DecodeError("a checkpoint's root does not have 32 bytes")
+    if len(lines[0].encode()) > limits.MAX_NOTE_NAME:
+        raise DecodeError(f"a checkpoint's origin is longer than {limits.MAX_NOTE_NAME} bytes")
     return Checkpoint(check_name(lines[0]), size, root)
 
 
@@ -148,12 +151,19 @@ def verify_mldsa44(note: Note, checkpoint: Checkpoint, *, name: str, public_key:
     found = find(note, name, key_id(name, COSIGNATURE_MLDSA44, public_key))
     if found is None:
         raise SignatureError(f"the checkpoint lacks the ML-DSA-44 signature of {name}")
-    time_s = int.from_bytes(found.signature[:_TIME], "big")
+    time_s = _time_of(found)
     message = subtree_message(checkpoint, name=name, time_s=time_s)
     try:
         MLDSA44PublicKey.from_public_bytes(public_key).verify(found.signature[_TIME:], message)
     except (InvalidSignature, ValueError):
         raise SignatureError("the checkpoint's ML-DSA-44 signature does not verify") from None
+    return time_s
+
+
+def _time_of(signature: NoteSignature) -> int:
+    time_s = int.from_bytes(signature.signature[:_TIME], "big")
+    if time_s >= _TIME_END:
+        raise SignatureError(f"the cosignature of {signature.name} has an impossible time")
     return time_s
 
 
@@ -180,7 +190,7 @@ def verify_ed25519(note: Note, *, name: str, public_key: bytes) -> int:
     found = find(note, name, key_id(name, COSIGNATURE_ED25519, public_key))
     if found is None:
         raise SignatureError(f"the checkpoint lacks the cosignature of {name}")
-    time_s = int.from_bytes(found.signature[:_TIME], "big")
+    time_s = _time_of(found)
     message = _cosignature_message(note.text, time_s)
     try:
         Ed25519PublicKey.from_public_bytes(public_key).verify(found.signature[_TIME:], message)

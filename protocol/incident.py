@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 import unicodedata
 import uuid
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from protocol import limits
 from protocol import vocabulary as v
 from protocol.errors import InvalidIncidentError, RecordError
 
@@ -66,11 +68,28 @@ def _word(words: Sequence[str] | frozenset[str]) -> AfterValidator:
     return AfterValidator(_among(words))
 
 
+def _real_time(value: str) -> str:
+    """Refuse days that no calendar has, which the form alone lets through."""
+    date, _, _ = value.partition("T")
+    year, month, day = [*date.split("-"), "1", "1"][:3]
+    try:
+        datetime.date(int(year), int(month), int(day))
+    except ValueError:
+        raise ValueError("is a day that does not exist") from None
+    return value
+
+
 Short = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_clean)]
 Country = Annotated[str, _word(v.COUNTRIES)]
-Time = Annotated[str, AfterValidator(_matching(_TIME, "a UTC time such as 2026-03-01T08:30:00Z"))]
+Time = Annotated[
+    str,
+    AfterValidator(_matching(_TIME, "a UTC time such as 2026-03-01T08:30:00Z")),
+    AfterValidator(_real_time),
+]
 Date = Annotated[
-    str, AfterValidator(_matching(_DATE, "a date such as 2026-03-01, 2026-03 or 2026"))
+    str,
+    AfterValidator(_matching(_DATE, "a date such as 2026-03-01, 2026-03 or 2026")),
+    AfterValidator(_real_time),
 ]
 Decimal = Annotated[
     str, AfterValidator(_matching(_DECIMAL, 'a decimal number as text, such as "20160" or "1.5"'))
@@ -439,12 +458,14 @@ def parse_incident(data: object) -> Incident:
         ) from None
 
 
-def _tuples(value: object) -> object:
-    # Strict models take tuples; JSON has only arrays.
+def _tuples(value: object, depth: int = 0) -> object:
+    # Strict models take tuples; JSON has only arrays. Nothing as deep as this fits the model.
+    if depth > limits.MAX_DEPTH:
+        return None
     if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
+        return tuple(_tuples(item, depth + 1) for item in value)
     if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
+        return {key: _tuples(item, depth + 1) for key, item in value.items()}
     return value
 
 
@@ -505,7 +526,7 @@ def from_record(data: object) -> Record:
         raise RecordError("ref is not an incident reference")
     if prev is not None and (type(prev) is not bytes or len(prev) != 32):  # noqa: PLR2004
         raise RecordError("prev is not a digest")
-    if type(shared) is not str or not _TIME.fullmatch(shared):
+    if type(shared) is not str or not _is_time(shared):
         raise RecordError("first_shared_at is not a UTC time")
     face, annex = data.get("face"), data.get("annex")
     if face is None and annex is None:
@@ -525,6 +546,16 @@ def _is_uuid(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
+
+
+def _is_time(text: str) -> bool:
+    if not _TIME.fullmatch(text):
+        return False
+    try:
+        _real_time(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ref(text: str) -> bool:

@@ -64,6 +64,8 @@ MAX_ENTRY: Final = 256
 MAX_NOTE: Final = 64 * 1024
 """A signed note; C2SP asks readers to accept 16 signatures, ML-DSA-44 ones take 3.3 KiB each."""
 MAX_NOTE_SIGNATURES: Final = 16
+MAX_NOTE_NAME: Final = 255
+"""UTF-8 bytes of a key name; ML-DSA-44 cosignatures have one byte for its length."""
 MIN_NOTE_KEY: Final = 32
 """Bytes of the shortest public key in a verifier key."""
 MAX_PROOF: Final = 64

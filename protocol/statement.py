@@ -393,6 +393,8 @@ def _seal_key(value: Value) -> SealKey:
 def _named(value: Value, field: str) -> NamedKeys:
     name, ed25519, mldsa44 = array(value, field, size=3)
     checked = text(name, f"{field}.name")
+    if len(checked.encode()) > limits.MAX_NOTE_NAME:
+        raise LimitError(f"{field}.name is longer than {limits.MAX_NOTE_NAME} bytes")
     if "+" in checked or any(character.isspace() for character in checked):
         raise DecodeError(f"{field}.name has a space or a plus sign (C2SP signed-note)")
     return NamedKeys(
@@ -510,6 +512,10 @@ class Chain:
     def _merge(self, statement: Statement) -> Chain:
         known = self.statements[statement.n]
         if known.digest != statement.digest:
+            # Only the node's own signature makes it evidence; anybody could send the rest.
+            if statement.body is None:
+                raise StatementError("an unsigned statement contradicts the chain")
+            self._verify(statement)
             raise EquivocationError(
                 f"two different key statements {statement.n} of one node: its keys may be stolen",
                 fix="do not trust this node until you have spoken to its operator",
