@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import RollbackError
+from protocol.errors import ConfigError, RollbackError
 
 _CHECK: Final = 16
 _FIELDS: Final = 3
@@ -28,9 +28,19 @@ class Fence:
     """One small file, overwritten in place and synced."""
 
     def __init__(self, path: Path) -> None:
-        """Open or make *path*."""
+        """Open or make *path*.
+
+        Raises:
+            ConfigError: it is no file, or not allowed to us.
+        """
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"{path} cannot be opened: {error.strerror}",
+                fix="put the file back, with the rights that the other files have",
+            ) from None
         found = [self._read(record) for record in range(_RECORDS)]
         self._last = max((head for head in found if head is not None), default=None)
         # The older record is the next to be overwritten.
@@ -41,8 +51,8 @@ class Fence:
         os.close(self._file)
 
     def _read(self, record: int) -> tuple[int, bytes] | None:
-        data = os.pread(self._file, 256, record * _SECTOR)
-        fields = data.decode("ascii", "replace").split()
+        line = os.pread(self._file, _SECTOR, record * _SECTOR).partition(b"\n")[0]
+        fields = line.decode("ascii", "replace").split()
         if len(fields) != _FIELDS or _check(f"{fields[0]} {fields[1]}") != fields[2]:
             return None
         return int(fields[0]), bytes.fromhex(fields[1])
