@@ -276,7 +276,7 @@ def read_private(path: Path, *, what: str, max_bytes: int) -> bytes:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
         raise KeystoreError(
-            f"{what} is missing: {path}", fix="restore it from a backup, or run: picket init"
+            f"{what} is missing: {path}", fix="restore it from a backup of this node"
         ) from None
     except OSError as error:
         why = "it is a link" if error.errno == errno.ELOOP else error.strerror

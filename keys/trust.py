@@ -268,8 +268,8 @@ class TrustStore:
 def _id_matches(node_id: bytes, folded: str) -> bool:
     shown = format_node_id(node_id).casefold().replace("-", "")
     letters = folded.replace("-", "").replace(" ", "")
-    return (
-        (len(letters) >= len("xxxxxxx") and shown.startswith(letters)) or _reads_as(folded, node_id)
+    return (len(letters) >= len("xxxxxxx") and shown.startswith(letters)) or _reads_as(
+        folded, node_id
     )
 
 

@@ -29,7 +29,7 @@ from keys.identity import (
     new_vault,
 )
 from keys.keystore import load, read_passphrase_file, read_private, save, write_private
-from node.certificates import make_certificate, to_pem
+from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
 from node.config import Config, load_config, write_config
 from node.core import Core
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 CARD_LIFETIME_MS: Final = 365 * DAY_MS
 _SERVICE_FILE_MAX: Final = 4_096
+_TLS_FILE_MAX: Final = 64 * 1024
 _CREDENTIAL: Final = "picket-passphrase"
 Passphrase = Callable[[], bytes | None]
 
@@ -82,28 +83,42 @@ def initialise(
     Raises:
         OperatorError: the folder is in use, cannot be written, or a value is refused.
     """
-    home_path = home_path.absolute()
-    Home(home_path).check_socket_path()
-    if home_path.exists() and any(home_path.iterdir()):
-        raise ConfigError(
-            f"{home_path} is not empty: a node may live there already",
-            fix="choose another folder with --home; nothing was changed",
-        )
+    home = Home(home_path.absolute())
+    home.check_socket_path()
     at = SystemClock().now() if now is None else now
-    # Built beside its place and moved there whole, so that a crash leaves no half-made node.
-    fresh = home_path.with_name(f".{home_path.name}.{secrets.token_hex(4)}")
     try:
-        home_path.parent.mkdir(parents=True, exist_ok=True)
-        fresh.mkdir(mode=0o700)
-        node_id = _build(Home(fresh), values, passphrase, at)
-        fresh.rename(home_path)
+        exists = home.path.is_dir()
+        if exists and any(home.path.iterdir()):
+            raise ConfigError(
+                f"{home.path} is not empty: a node may live there already",
+                fix="choose another folder with --home; nothing was changed",
+            )
+        # Built apart and then moved, so that a crash leaves no half-made node. In a folder that is
+        # there already, which may be a mount or stand in one that we may not write, inside it.
+        name = f".{home.path.name}.{secrets.token_hex(4)}"
+        fresh = home.path / name if exists else home.path.with_name(name)
+        fresh.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            fresh.mkdir(mode=0o700)
+            node_id = _build(Home(fresh), values, passphrase, at)
+            if exists:
+                home.path.chmod(0o700)
+                _move_into(Home(fresh), home)
+            else:
+                fresh.rename(home.path)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         raise ConfigError(
-            f"{home_path} cannot be made: {error.strerror}", fix="choose another with --home"
+            f"{home.path} cannot be made: {error.strerror}", fix="choose another with --home"
         ) from None
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return InitResult(format_node_id(node_id), Home(home_path).recovery_sheet)
+    return InitResult(format_node_id(node_id), home.recovery_sheet)
+
+
+def _move_into(fresh: Home, home: Home) -> None:
+    """Move a new node's files; the configuration, which makes it one, comes last."""
+    for file in sorted(fresh.path.iterdir(), key=lambda file: file == fresh.config):
+        file.rename(home.path / file.name)
 
 
 def _build(home: Home, values: Mapping[str, Any], passphrase: bytes, now: int) -> bytes:
@@ -174,7 +189,7 @@ def _fill_database(home: Home, chain: Chain, keys: ServiceKeys, now: int) -> Non
     card = chain.card
     if card is None:
         raise ConfigError("the card is missing")
-    with closing(Store(home.node_db)) as store:
+    with closing(Store(home.node_db, create=True)) as store:
         log = Log(
             store, keys=keys, origin=card.log.name, random=secrets.token_bytes,
             node_id=chain.node_id,
@@ -227,7 +242,13 @@ machine has the identity too. Neither code can be made again.
 @contextmanager
 def _locked(home: Home) -> Iterator[None]:
     """Hold the home lock: one process owns the databases and the log key."""
-    handle = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        handle = os.open(home.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"{home.lock} cannot be opened: {error.strerror}",
+            fix="remove what stands there; it holds nothing",
+        ) from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -355,9 +376,25 @@ def run(home_path: Path, passphrase: Passphrase | None = None) -> int:
     config = load_config(home)
     clock = SystemClock()
     with open_core(home, config, clock) as core:
+        _check_tls(home, core)
         unlock(core, config, passphrase)
         asyncio.run(_run(core, config, clock))
     return 0
+
+
+def _check_tls(home: Home, core: Core) -> None:
+    pem = read_private(home.tls_pem, what="the TLS key", max_bytes=_TLS_FILE_MAX)
+    try:
+        matches = from_pem(pem) in core.card.tls
+    except ValueError:
+        raise KeystoreError(
+            f"the TLS key is damaged: {home.tls_pem}", fix="restore it from a backup"
+        ) from None
+    if not matches:
+        raise KeystoreError(
+            f"{home.tls_pem} belongs to another node than node.db",
+            fix="put files of one node together; do not mix backups",
+        )
 
 
 async def _run(core: Core, config: Config, clock: Clock) -> None:

@@ -74,14 +74,19 @@ class Casebook:
             StoreError: it is damaged or from a later version.
         """
         self.path = path
-        self._connection = sqlcipher3.connect(
-            str(path), isolation_level=None, check_same_thread=False
-        )
-        self._connection.execute("PRAGMA cipher_log_level = NONE")
         key = suite.derive(storage_key, "case-db").hex()
-        # SQLCipher takes a raw key only as literal text; 64 hex digits need no quoting.
-        self._connection.execute(f"PRAGMA key = \"x'{key}'\"")
         try:
+            self._connection = sqlcipher3.connect(
+                str(path), isolation_level=None, check_same_thread=False
+            )
+        except sqlcipher3.OperationalError as error:
+            raise StoreError(
+                f"{path} cannot be opened: {error}", fix="check the file and its permissions"
+            ) from None
+        try:
+            self._connection.execute("PRAGMA cipher_log_level = NONE")
+            # SQLCipher takes a raw key only as literal text; 64 hex digits need no quoting.
+            self._connection.execute(f"PRAGMA key = \"x'{key}'\"")
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON",
                            "temp_store=MEMORY", "trusted_schema=OFF"):  # fmt: skip
                 self._connection.execute(f"PRAGMA {pragma}")
@@ -94,11 +99,16 @@ class Casebook:
                 fix="put back the case.db that belongs to it; received incidents can be rebuilt "
                 "by moving it away, drafts cannot",
             ) from None
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _migrate(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
-            raise StoreError(f"{self.path} was written by a later version of Picket")
+            raise StoreError(
+                f"{self.path} was written by a later version of Picket", fix="update Picket"
+            )
         if version == 0:
             with self.transaction():
                 for name, (columns, key) in _TABLES.items():

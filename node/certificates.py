@@ -75,3 +75,12 @@ def to_pem(certificate: bytes, seed: bytes) -> bytes:
         raise ValueError("the certificate belongs to another key")
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return private + parsed.public_bytes(Encoding.PEM)
+
+
+def from_pem(pem: bytes) -> bytes:
+    """Return the certificate (DER) in what ``to_pem`` made.
+
+    Raises:
+        ValueError: there is none in it.
+    """
+    return x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)

@@ -7,6 +7,7 @@ is an error, in the file and in the environment: a misspelt setting never goes u
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -147,8 +148,17 @@ def _endpoints(value: tuple[str, ...]) -> str:
     if len(value) > _MAX_ENDPOINTS:
         return f"at most {_MAX_ENDPOINTS} endpoints"
     for item in value:
-        if not item.startswith("wss://") or _address(item.removeprefix("wss://")):
+        address = item.removeprefix("wss://")
+        if not address or address == item or _address(address):
             return "addresses such as wss://node.example.org:443"
+    return ""
+
+
+def _path(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "a path that is UTF-8 text"
     return ""
 
 
@@ -170,7 +180,7 @@ FIELDS: Final = (
     Field("http.listen", str, "127.0.0.1:8463", _address, 'Local endpoint; "" turns it off'),
     Field("http.allow_remote", bool, False, _anything, "Allow an address other than loopback"),
     Field("http.hosts", list, (), _anything, "Further names accepted in the Host header"),
-    Field("keystore.passphrase_file", str, "", _anything, "File that holds the passphrase"),
+    Field("keystore.passphrase_file", str, "", _path, "File that holds the passphrase"),
     Field("log.level", str, "info", _one_of(*_LEVELS), ", ".join(_LEVELS)),
     Field("log.format", str, "json", _one_of(*_FORMATS), ", ".join(_FORMATS)),
 )
@@ -203,7 +213,7 @@ def load_config(home: Home) -> Config:
                 f"{origins[field.key]}: {field.key} is {values[field.key]!r}", fix=f"give {wanted}"
             )
     config = _build(values, origins)
-    _check_http(config, name)
+    _check_http(config)
     return config
 
 
@@ -216,11 +226,12 @@ def _build(values: Mapping[str, Any], origins: Mapping[str, str]) -> Config:
     return Config(**sections, origins=origins)
 
 
-def _check_http(config: Config, name: str) -> None:
+def _check_http(config: Config) -> None:
     address = config.http.listen_address
     if address and not config.http.allow_remote and address[0] not in _LOOPBACK:
         raise ConfigError(
-            f"{name}: http.listen is {config.http.listen!r}, which other machines can reach",
+            f"{config.origins['http.listen']}: http.listen is {config.http.listen!r}, "
+            "which other machines can reach",
             fix="use 127.0.0.1, or set http.allow_remote = true behind a TLS proxy",
         )
 
@@ -301,9 +312,12 @@ def write_config(home: Home, values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: there is one already, or a key is unknown.
     """
-    for key in values:
+    for key, value in values.items():
         if key not in _BY_KEY:
             raise _unknown("the given settings", key)
+        given = tuple(value) if isinstance(value, list) else value
+        if wanted := _BY_KEY[key].check(given):
+            raise ConfigError(f"{key} is {value!r}", fix=f"give {wanted}")
     lines = ["# Settings of this Picket node. Each can be overridden by PICKET_SECTION__KEY.", ""]
     for section in _SECTIONS:
         lines.append(f"[{section}]")
@@ -331,6 +345,6 @@ def _toml(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
+        # JSON's escapes are TOML's too, but for the one control character that JSON leaves.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return "[" + ", ".join(_toml(item) for item in value) + "]"

@@ -34,6 +34,7 @@ from protocol.errors import (
     ConflictError,
     DecodeError,
     EquivocationError,
+    KeystoreError,
     LockedError,
     LogCorruptionError,
     OwnEnvelopeError,
@@ -119,6 +120,7 @@ class Core:
         Raises:
             RollbackError: the database is older than what was published.
             StoreError: the database belongs to no initialised node.
+            KeystoreError: the service keys are those of another node.
         """
         self.home, self.store, self.keys, self.clock = home, store, keys, clock
         self.carries = carries
@@ -134,7 +136,15 @@ class Core:
         own = self.trust.own
         card = own.card
         if card is None:
-            raise StoreError("this node has no card", fix="run: picket init")
+            raise StoreError("node.db holds no card of this node", fix="restore it from a backup")
+        public = (
+            keys.link.public, keys.log_keys(card.log.name), keys.witness_keys(card.witness.name)
+        )  # fmt: skip
+        if public != (card.link, card.log, card.witness):
+            raise KeystoreError(
+                "service.key belongs to another node than node.db",
+                fix="put files of one node together; do not mix backups",
+            )
         self.log = Log(store, keys=keys, origin=card.log.name, random=random, node_id=own.node_id)
         if accept and fence.last() is None:
             fence.raise_to(self.log.size, self.log.root())
@@ -165,7 +175,7 @@ class Core:
     def _load_trust(self) -> TrustStore:
         own_id = self.store.meta("node_id")
         if own_id is None:
-            raise StoreError("this database belongs to no node", fix="run: picket init")
+            raise StoreError("node.db belongs to no node", fix="restore it from a backup")
         peers = []
         for row in self.store.rows("SELECT * FROM peers ORDER BY name"):
             verification = None

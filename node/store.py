@@ -109,30 +109,52 @@ class StreamState:
 class Store:
     """The database file and its transactions."""
 
-    def __init__(self, path: Path) -> None:
-        """Open *path*, making the tables if it is new.
+    def __init__(self, path: Path, *, create: bool = False) -> None:
+        """Open *path*; only with *create* may it be new.
+
+        A lost database is never replaced by an empty one: SQLite would then discard what its
+        write-ahead log still holds.
 
         Raises:
-            StoreError: it is not a database, damaged, or from a later version.
+            StoreError: it is missing, not a database, damaged, or from a later version.
         """
         self.path = path
+        if not create and (not path.is_file() or path.stat().st_size == 0):
+            raise StoreError(
+                f"{path} is missing or empty",
+                fix="put node.db and fence back from the newest backup; nothing was changed",
+            )
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        except sqlite3.OperationalError as error:
+            raise self._unusable(error) from None
+        try:
             self._database = sqlite_utils.Database(self._connection)
             for pragma in _PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}")
-            self._migrate()
+            self._migrate(create=create)
         except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"{path} cannot be used as a database: {error}",
-                fix="restore it from a backup; Picket changed nothing in it",
-            ) from None
+            self._connection.close()
+            raise self._unusable(error) from None
+        except BaseException:
+            self._connection.close()
+            raise
 
-    def _migrate(self) -> None:
+    def _unusable(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(
+            f"{self.path} cannot be used as a database: {error}",
+            fix="restore it from a backup; Picket changed nothing in it",
+        )
+
+    def _migrate(self, *, create: bool) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} was written by a later version of Picket", fix="update Picket"
+            )
+        if version == 0 and not create:
+            raise StoreError(
+                f"{self.path} is no database of Picket", fix="restore it from a backup"
             )
         if version == 0:
             with self.transaction():
