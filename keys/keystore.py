@@ -37,6 +37,7 @@ VERSION: Final = 1
 MAX_FILE: Final = 64 * 1024
 MIN_PASSPHRASE: Final = 8
 MAX_PASSPHRASE: Final = 1_024
+_MAX_PASSPHRASE_FILE: Final = 4 * MAX_PASSPHRASE + 2
 _KDF: Final = "argon2id"
 _SALT: Final = 16
 _NONCE: Final = 12
@@ -166,23 +167,21 @@ def read_passphrase_file(path: Path) -> bytes:
     Raises:
         KeystoreError: it is missing, unreadable, not text, or too short.
     """
+    wrong = f"the passphrase file {path}"
     try:
         with path.open("rb") as file:
-            data = file.read(4 * MAX_PASSPHRASE + len("\r\n") + 1)
-        if len(data) > 4 * MAX_PASSPHRASE + len("\r\n"):
-            raise KeystoreError(
-                f"the file {path} holds more than the {MIN_PASSPHRASE} to {MAX_PASSPHRASE} "
-                "characters of a passphrase",
-                fix="name the right file",
-            )
+            data = file.read(_MAX_PASSPHRASE_FILE + 1)
+        if len(data) > _MAX_PASSPHRASE_FILE:
+            data = b""  # judged like one that is too short
         return normalise_passphrase(data.decode())
     except OSError as error:
         raise KeystoreError(
-            f"the passphrase file {path} cannot be read: {error.strerror}",
-            fix="correct the path or its permissions",
+            f"{wrong} cannot be read: {error.strerror}", fix="correct the path or its permissions"
         ) from None
     except UnicodeDecodeError:
-        raise KeystoreError(f"the passphrase file {path} is not UTF-8 text") from None
+        raise KeystoreError(f"{wrong} is not UTF-8 text", fix="name the right file") from None
+    except KeystoreError as error:
+        raise KeystoreError(f"{wrong}: {error.message}", fix=error.fix) from None
 
 
 # --- files -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import unquote
 
 from node.service import Service
 from protocol import limits
@@ -25,6 +26,7 @@ from protocol.errors import (
     InvalidIncidentError,
     KeystoreError,
     LockedError,
+    MethodError,
     NotFoundError,
     OperatorError,
     PeerError,
@@ -39,12 +41,14 @@ from protocol.errors import (
 )
 
 PUBLIC: Final = "public"
+REPEATED: Final = "\x1f"
 OPERATOR: Final = "operator"
 _PREFIX: Final = "/api/v1"
 
 # The first class that fits decides; subclasses stand before their bases.
 _STATUS: Final[tuple[tuple[type[PicketError], HTTPStatus], ...]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
+    (MethodError, HTTPStatus.METHOD_NOT_ALLOWED),
     (ConflictError, HTTPStatus.CONFLICT),
     (TrustConflictError, HTTPStatus.CONFLICT),
     (AlreadyRunningError, HTTPStatus.CONFLICT),
@@ -67,7 +71,11 @@ _RETRY_S: Final = "5"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request; ``operator`` is true on the control socket."""
+    """One request; ``operator`` is true on the control socket.
+
+    The path is percent-encoded, as it was sent. A parameter that occurs several times has its
+    values joined by ``REPEATED``.
+    """
 
     method: str
     path: str
@@ -115,8 +123,13 @@ class Route:
 
 def reply(value: object, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str]) -> Response:
     """Return *value* as JSON."""
-    body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(status.value, body, headers=headers)
+    return Response(status.value, _encoded(value), headers=headers)
+
+
+def _encoded(value: object) -> bytes:
+    # A lone surrogate, which UTF-8 has no bytes for, becomes the JSON escape that names it.
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8", "backslashreplace")
 
 
 def problem(error: PicketError, request_id: str) -> Response:
@@ -144,8 +157,9 @@ def problem(error: PicketError, request_id: str) -> Response:
         headers.append(("Retry-After", _RETRY_S))
     if status is HTTPStatus.UNAUTHORIZED:
         headers.append(("WWW-Authenticate", "Bearer"))
-    body = json.dumps(value, ensure_ascii=False).encode()
-    return Response(status.value, body, "application/problem+json", tuple(headers))
+    if isinstance(error, MethodError):
+        headers.append(("Allow", error.allowed))
+    return Response(status.value, _encoded(value), "application/problem+json", tuple(headers))
 
 
 def dispatch(service: Service, request: Request) -> Response:
@@ -163,6 +177,8 @@ def dispatch(service: Service, request: Request) -> Response:
 
 
 def _dispatch(service: Service, request: Request) -> Response:
+    if not _is_text(request.path):
+        raise NotFoundError("there is nothing at this path", fix="see docs/integrating.md")
     matches = [
         (route, found)
         for route in ROUTES
@@ -174,17 +190,49 @@ def _dispatch(service: Service, request: Request) -> Response:
     for route, found in matches:
         if route.method == request.method:
             _authorize(service, route, request)
-            call = Call(service, found.groupdict(), request.query, _json(request.body))
-            return route.handler(call)
+            parts = _parts(found)
+            return route.handler(Call(service, parts, _query(request), _body(route, request.body)))
     allowed = ", ".join(sorted({route.method for route, _ in matches}))
-    body = json.dumps({"title": "Method Not Allowed", "status": 405, "code": "bad-method"})
-    return Response(405, body.encode(), "application/problem+json", (("Allow", allowed),))
+    raise MethodError(f"{request.method} is not possible here", allowed=allowed)
+
+
+def _parts(found: re.Match[str]) -> dict[str, str]:
+    try:
+        return {name: unquote(part, errors="strict") for name, part in found.groupdict().items()}
+    except UnicodeDecodeError:
+        raise NotFoundError("the path is not UTF-8 text", fix="encode it as UTF-8") from None
+
+
+def _query(request: Request) -> Mapping[str, str]:
+    if not all(map(_is_text, request.query.values())):
+        raise RequestError("the query is not UTF-8 text", fix="encode it as UTF-8")
+    return request.query
+
+
+def _body(route: Route, body: bytes) -> dict[str, Any]:
+    value = _json(body)
+    # An import judges each of its lines apart from the others.
+    if route.handler is not _import and rb"\u" in body and not _is_text(value):
+        raise RequestError(
+            "the body has half of a surrogate pair, which is no character", fix="send whole ones"
+        )
+    return value
+
+
+def _is_text(value: object) -> bool:
+    """Whether all texts in *value* have a UTF-8 form."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _authorize(service: Service, route: Route, request: Request) -> None:
     if request.operator or route.scope == PUBLIC:
         return
-    scopes = service.token_scopes(request.token) if request.token else None
+    token = request.token
+    scopes = service.token_scopes(token) if token and _is_text(token) else None
     if scopes is None:
         raise UnauthorizedError(
             "there is no valid token", fix="make one with: picket tokens create"
@@ -201,7 +249,7 @@ def _json(body: bytes) -> dict[str, Any]:
     if len(body) > limits.MAX_REQUEST_IMPORT:
         raise TooLargeError(f"the body is longer than {limits.MAX_REQUEST_IMPORT} bytes")
     try:
-        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = json.loads(body.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise RequestError("the body is not JSON", fix="send one UTF-8 JSON object") from None
     if not isinstance(value, dict):
@@ -251,8 +299,13 @@ def _number(query: Mapping[str, str], key: str, default: int) -> int:
     return int(text)
 
 
-def _split(query: Mapping[str, str], key: str) -> list[str]:
-    return [name.strip() for name in query.get(key, "").split(",") if name.strip()]
+def _split(call: Call, key: str) -> list[str]:
+    """Return the names in a parameter: repeated, or in one value with commas between them."""
+    names: list[str] = []
+    for value in call.query.get(key, "").split(REPEATED):
+        whole = "," not in value or call.service.knows_peer(value)
+        names += [value] if whole else value.split(",")
+    return [name.strip() for name in names if name.strip()]
 
 
 # --- handlers --------------------------------------------------------------------------------
@@ -337,9 +390,9 @@ def _recipients(call: Call) -> Response:
     return reply(
         call.service.preview(
             call.parts["id"],
-            to=_split(call.query, "to"),
-            annex_to=_split(call.query, "annex_to") if "annex_to" in call.query else None,
-            carriers=_split(call.query, "carriers"),
+            to=_split(call, "to"),
+            annex_to=_split(call, "annex_to") if "annex_to" in call.query else None,
+            carriers=_split(call, "carriers"),
             separately=call.query.get("separately") == "true",
         )
     )

@@ -26,9 +26,12 @@ from protocol.errors import BusyError, ConflictError, KeystoreError, NotFoundErr
 SCHEMA_VERSION: Final = 1
 _USE_NOTED_MS: Final = 60_000
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
-    "cursor": ({"id": int, "next_index": int}, "id"),
+    "cursor": ({"id": int, "next_index": int, "next_draft": int}, "id"),
     "drafts": (
-        {"incident_id": str, "ref": str, "data": str, "external_ref": str, "created": int},
+        {
+            "incident_id": str, "ref": str, "data": str, "external_ref": str, "created": int,
+            "number": int,
+        },
         "incident_id",
     ),
     "records": (
@@ -60,6 +63,7 @@ _INDEXES: Final = (
     "CREATE UNIQUE INDEX incidents_log ON incidents(log_index)",
     "CREATE INDEX incidents_ref ON incidents(ref)",
     "CREATE INDEX drafts_ref ON drafts(ref)",
+    "CREATE UNIQUE INDEX drafts_number ON drafts(number)",
 )
 
 
@@ -115,7 +119,7 @@ class Casebook:
                     self._database.table(name).create(columns, pk=key, strict=True)
                 for index in _INDEXES:
                     self._connection.execute(index)
-                self._connection.execute("INSERT INTO cursor (id, next_index) VALUES (1, 0)")
+                self._connection.execute("INSERT INTO cursor VALUES (1, 0, 0)")
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -218,19 +222,23 @@ class Casebook:
     ) -> None:  # fmt: skip
         """Store a draft durably."""
         with self.transaction():
+            # Counted, and never used twice: a reader that pages through must not skip one.
             self._connection.execute(
-                "INSERT INTO drafts VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO drafts SELECT ?, ?, ?, ?, ?, next_draft FROM cursor",
                 (incident_id, ref, json.dumps(data, ensure_ascii=False), external_ref, now),
             )
+            self._connection.execute("UPDATE cursor SET next_draft = next_draft + 1")
 
     def draft(self, key: str) -> dict[str, Any] | None:
         """Return the draft whose id or reference is *key*."""
         row = self._row("SELECT * FROM drafts WHERE incident_id = ? OR ref = ?", key, key)
         return None if row is None else {**row, "data": json.loads(row["data"])}
 
-    def drafts(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest drafts."""
-        rows = self._rows("SELECT * FROM drafts ORDER BY created DESC, ref LIMIT ?", limit)
+    def drafts(self, *, after: int, limit: int) -> list[dict[str, Any]]:
+        """Return drafts in the order in which they were made, from number *after* on."""
+        rows = self._rows(
+            "SELECT * FROM drafts WHERE number >= ? ORDER BY number LIMIT ?", after, limit
+        )
         return [{**row, "data": json.loads(row["data"])} for row in rows]
 
     def by_external_ref(self, external_ref: str) -> str | None:

@@ -11,7 +11,7 @@ import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from typing_extensions import override
 
@@ -102,12 +102,14 @@ class Client:
 
     def _in_process(self, method: str, path: str, data: bytes) -> tuple[int, bytes]:
         # Heavy, and needed only when no node runs.
-        from node.api import Request, dispatch, problem  # noqa: PLC0415
+        from node.api import REPEATED, Request, dispatch, problem  # noqa: PLC0415
         from node.app import open_service  # noqa: PLC0415
 
         parts = urlsplit(path)
-        query = dict(parse_qsl(parts.query, keep_blank_values=True))
-        request = Request(method, unquote(parts.path), query, data, operator=True)
+        query: dict[str, str] = {}
+        for key, value in parse_qsl(parts.query, keep_blank_values=True):
+            query[key] = f"{query[key]}{REPEATED}{value}" if key in query else value
+        request = Request(method, parts.path, query, data, operator=True)
         with open_service(self._home.path, self._passphrase) as service:
             try:
                 response = dispatch(service, request)

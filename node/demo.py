@@ -84,9 +84,12 @@ class Authority:
 class Demo:
     """The steps, in order; ``checks`` collects what was seen to hold."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], interruptions: _Interruptions
+    ) -> None:
         """Prepare three authorities in *folder*; *say* prints one line."""
         self._say = say
+        self._interruptions = interruptions
         self._folder = folder
         ports = _free_ports(2 * len(AUTHORITIES))
         self.nodes = {
@@ -123,7 +126,7 @@ class Demo:
             node = self.nodes[key]
             journal = (self._folder / f"{key}.log").open("ab")
             environment = {k: v for k, v in os.environ.items() if not k.startswith("PICKET_")}
-            with journal:
+            with journal, self._interruptions.held():
                 node.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
                     [sys.executable, "-m", "node", "--home", str(node.home.path), "run"],
                     stdin=subprocess.DEVNULL,
@@ -349,26 +352,39 @@ def run(*, check: bool, keep: bool) -> int:
     from rich.console import Console  # noqa: PLC0415
 
     console = Console(highlight=False)
-    folder = Path(tempfile.mkdtemp(prefix="picket-demo-"))
-    demo = Demo(folder, partial(console.print, soft_wrap=True, markup=False))
-    try:
-        with _terminated():
-            started = time.monotonic()
-            _story(demo, console, check=check)
-            took = time.monotonic() - started
-            failed = [what for what, holds in demo.checks if not holds]
-            if not failed:
-                console.print(f"Everything held. It took {took:.1f} s.")
-            if keep and not failed:
-                _stay(demo, console)
-    except (DemoError, PicketError) as error:
-        console.print(f"FAIL {error}", style="bold", markup=False)
-        return 1
-    else:
-        return 1 if failed else 0
-    finally:
-        demo.stop(*demo.nodes)
-        shutil.rmtree(folder, ignore_errors=True)
+    with _Interruptions() as interruptions:
+        folder: Path | None = None
+        demo: Demo | None = None
+        try:
+            with interruptions.held():
+                folder = Path(tempfile.mkdtemp(prefix="picket-demo-"))
+            say = partial(console.print, soft_wrap=True, markup=False)
+            demo = Demo(folder, say, interruptions)
+            failed = _shown(demo, console, check=check, keep=keep)
+            interruptions.stop()
+        except (DemoError, PicketError) as error:
+            interruptions.stop()
+            console.print(f"FAIL {error}", style="bold", markup=False)
+            return 1
+        else:
+            return 1 if failed else 0
+        finally:
+            if demo is not None:
+                demo.stop(*demo.nodes)
+            if folder is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shown(demo: Demo, console: Any, *, check: bool, keep: bool) -> list[str]:  # noqa: ANN401
+    """Tell the whole story; return what failed."""
+    started = time.monotonic()
+    _story(demo, console, check=check)
+    failed = [what for what, holds in demo.checks if not holds]
+    if not failed:
+        console.print(f"Everything held. It took {time.monotonic() - started:.1f} s.")
+    if keep and not failed:
+        _stay(demo, console)
+    return failed
 
 
 def _story(demo: Demo, console: Any, *, check: bool) -> None:  # noqa: ANN401  rich stays lazy
@@ -434,18 +450,45 @@ def _progress(console: Any, *, quiet: bool) -> Iterator[Callable[[int, int], Non
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-@contextlib.contextmanager
-def _terminated() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt, so that the nodes are stopped and the folder removed."""
+class _Interruptions:
+    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt, and never while something is held.
 
-    def interrupt(*_: object) -> None:
+    A process that was started but not noted yet, or a folder half removed, would be left behind.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._waiting = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Interruptions:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._arrived)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _arrived(self, *_: object) -> None:
+        if self._held:
+            self._waiting = True
+            return
+        self._held = True  # whoever is impatient does not stop the clearing up
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
+    def stop(self) -> None:
+        """Raise nothing any more."""
+        self._held = True
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Raise only after the block."""
+        self._held = True
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        if self._waiting:
+            raise KeyboardInterrupt
+        self._held = False
 
 
 def _stay(demo: Demo, console: Any) -> None:  # noqa: ANN401

@@ -337,7 +337,9 @@ class Engine:
                 case NoteRefusals():
                     await self._note_refusals(connection, effect.items)
                 case LoadStatements():
-                    await self._send_statements(connection, effect.node_id, effect.first)
+                    # Ours only: whom else we know is nobody's business.
+                    if effect.node_id == self.core.node_id:
+                        await self._send_statements(connection, effect.node_id, effect.first)
                 case StoreStatements():
                     await self._store_statements(connection, effect)
                 case Close():
@@ -446,8 +448,10 @@ class Engine:
     async def _pump(self) -> None:
         ticks = 0
         while True:
+            # Not wait_for: on Python 3.11 it loses a cancellation that comes as the wait ends.
             try:
-                await asyncio.wait_for(self._poked.wait(), _TICK_S)
+                async with asyncio.timeout(_TICK_S):
+                    await self._poked.wait()
             except TimeoutError:
                 ticks += 1
             self._poked.clear()

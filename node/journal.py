@@ -28,7 +28,8 @@ def _only_allowed(
         del event[key]
         event["code"] = "dropped-key"
     for key, value in event.items():
-        if isinstance(value, (bytes, bytearray)) or len(str(value)) > _MAX_VALUE:
+        plain = value is None or isinstance(value, (str, int))
+        if not plain or len(str(value)) > _MAX_VALUE:
             event[key] = "withheld"
     return event
 

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import secrets
 import stat
@@ -20,7 +19,7 @@ from typing import Final
 from aiohttp import web
 
 from node import journal
-from node.api import Request, Response, dispatch, problem
+from node.api import REPEATED, Request, Response, dispatch, problem
 from node.engine import Engine
 from node.service import Service
 from protocol import limits
@@ -29,6 +28,7 @@ from protocol.errors import (
     ConfigError,
     ForbiddenError,
     PicketError,
+    RequestError,
     StoreError,
     TooLargeError,
 )
@@ -49,7 +49,11 @@ class Server:
         """Serve *service*; *hosts* are the Host names accepted on TCP besides loopback."""
         self._service = service
         self._engine = engine
-        self._hosts = hosts | {"localhost", "127.0.0.1", "[::1]"}
+        self._hosts = frozenset(host.lower() for host in hosts) | {
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+        }
         self._runners: list[web.AppRunner] = []
 
     async def listen(self, host: str, port: int) -> int:
@@ -73,7 +77,11 @@ class Server:
         return bound
 
     async def listen_control(self, path: Path) -> None:
-        """Serve the operator on the Unix socket *path*."""
+        """Serve the operator on the Unix socket *path*.
+
+        Raises:
+            ConfigError: something else stands there.
+        """
         _clear_socket(path)
         runner = await self._runner(operator=True)
         await web.UnixSite(runner, str(path)).start()
@@ -123,8 +131,8 @@ class Server:
         scheme, _, token = raw.headers.get("Authorization", "").partition(" ")
         request = Request(
             method=raw.method,
-            path=raw.path,
-            query=dict(raw.query),
+            path=raw.raw_path.partition("?")[0],
+            query={key: REPEATED.join(raw.query.getall(key)) for key in raw.query},
             body=await _body(raw, maximum),
             token=token.strip() if scheme.lower() == "bearer" else None,
             operator=operator,
@@ -150,9 +158,15 @@ class Server:
 
 def _clear_socket(path: Path) -> None:
     """Remove what a killed node left; the home lock says that nobody serves it."""
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise ConfigError(
+            f"{path} is no socket, but the operator's has to be there", fix="move it away"
+        )
+    path.unlink()
 
 
 def _make_private(path: Path) -> None:
@@ -169,6 +183,8 @@ async def _body(raw: web.Request, maximum: int) -> bytes:
                 if size > maximum:
                     raise TooLargeError(f"the body is longer than {maximum} bytes", fix="split it")
                 chunks.append(chunk)
+    except web.RequestPayloadError:
+        raise RequestError("the body is damaged", fix="send it again, as its headers say") from None
     except TimeoutError:
         raise TooLargeError("the body came too slowly", fix="send it at once") from None
     return b"".join(chunks)

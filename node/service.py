@@ -21,7 +21,7 @@ from node import __version__
 from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core, Shipment
-from protocol import limits, suite
+from protocol import envelope, limits, suite
 from protocol.armor import armor, dearmor
 from protocol.canonical import encode
 from protocol.errors import (
@@ -39,6 +39,7 @@ from protocol.statement import Card, make_bundle, verify_bundle
 
 DAY_MS: Final = 86_400_000
 _LAYERS: Final = ("face", "annex")
+_EVERYBODY: Final = "all"
 _EXPIRY_NOTICE_DAYS: Final = 30
 SCOPES: Final = (
     "node:read", "incidents:read", "incidents:write", "incidents:release", "log:read",
@@ -248,6 +249,14 @@ class Service:
         """Return all peers."""
         return {"items": [self._peer_row(peer) for peer in self._peers()]}
 
+    def knows_peer(self, name: str) -> bool:
+        """Whether *name* finds exactly one peer."""
+        try:
+            self.core.trust.find(name)
+        except NotFoundError:
+            return False
+        return True
+
     def peer(self, name: str) -> Row:
         """Return one peer, by name or node id.
 
@@ -263,7 +272,11 @@ class Service:
             PeerError: the card is damaged, weak, expired or of another network.
             TrustConflictError: it is our own, or the name is taken.
         """
-        chain = verify_bundle(dearmor(card), network=self.core.trust.own.network)
+        try:
+            chain = verify_bundle(dearmor(card), network=self.core.trust.own.network)
+        except PeerError as error:
+            error.fix = error.fix or "the card was changed on its way: ask for it again, as a file"
+            raise
         newest = chain.card
         if newest is not None:
             newest.seal_key(self._clock.now())
@@ -271,6 +284,10 @@ class Service:
         chosen = (name or (newest.authority if newest else "")).strip()
         if not chosen or len(chosen) > limits.MAX_NAME or not chosen.isprintable():
             raise RequestError("the name is empty, too long or not printable", fix="use --name")
+        if chosen.casefold() == _EVERYBODY:
+            raise RequestError(
+                f"the name {chosen!r} means every peer in a release", fix="use --name"
+            )
         return self._peer_row(self.core.add_peer(chain, chosen)), not known
 
     def approve_peer(
@@ -292,9 +309,12 @@ class Service:
             )
         if not by.strip() or len(by) > limits.MAX_NAME:
             raise RequestError("by is empty or too long", fix="say who compared the number")
-        verify_safety_number(
-            safety_digits, self.core.node_id, peer.node_id, network=self.core.trust.own.network
-        )
+        try:
+            verify_safety_number(
+                safety_digits, self.core.node_id, peer.node_id, network=self.core.trust.own.network
+            )
+        except DecodeError as error:  # typed here, by no peer
+            raise RequestError(error.message, fix=error.fix) from None
         verification = Verification(method, by.strip(), self._clock.now())
         return self._peer_row(self.core.approve_peer(peer.node_id, Level(level), verification))
 
@@ -309,6 +329,7 @@ class Service:
         from protocol import incident as model  # noqa: PLC0415
 
         _, cases = self.core.opened()
+        external_ref = _checked_external(external_ref)
         parsed = model.parse_incident(data)
         if external_ref is not None and (old := cases.by_external_ref(external_ref)):
             return {**self.incident(old), "duplicate": True}
@@ -345,12 +366,14 @@ class Service:
         """Check many incidents and keep the good ones as drafts; a bad one stops no other."""
         from protocol import incident as model  # noqa: PLC0415
 
+        _, cases = self.core.opened()
         if len(items) > limits.MAX_IMPORT_LINES:
             raise RequestError(
                 f"{len(items)} lines; at most {limits.MAX_IMPORT_LINES} at once",
                 fix="split the file",
             )
         accepted, duplicate = 0, 0
+        foretold: set[str] = set()
         errors: list[Row] = []
         ids: list[str] = []
         for line, item in enumerate(items, start=1):
@@ -358,7 +381,12 @@ class Service:
                 data, external = _split_external(item)
                 if dry_run:
                     model.parse_incident(data)
-                    accepted += 1
+                    known = external is not None and (
+                        external in foretold or cases.by_external_ref(external) is not None
+                    )
+                    foretold |= set() if external is None else {external}
+                    duplicate += known
+                    accepted += not known
                     continue
                 row = self.create_draft(data, external_ref=external)
             except InvalidIncidentError as error:
@@ -394,8 +422,14 @@ class Service:
         if not 1 <= limit <= limits.MAX_PAGE:
             raise RequestError(f"limit is outside 1 to {limits.MAX_PAGE}", fix="ask for less")
         if state == "draft":
-            items = [self._draft_row(row) for row in cases.drafts(limit)]
-            return {"items": items, "next": after, "more": False}
+            drafts = cases.drafts(after=after, limit=limit + 1)
+            following = (
+                drafts[limit - 1]["number"] + 1
+                if len(drafts) >= limit
+                else (drafts[-1]["number"] + 1 if drafts else after)
+            )
+            items = [self._draft_row(row) for row in drafts[:limit]]
+            return {"items": items, "next": following, "more": len(drafts) > limit}
         if state not in {None, "released", "received"}:
             raise RequestError(
                 f"state {state!r} is not known", fix="use draft, released or received"
@@ -456,7 +490,7 @@ class Service:
         draft = cases.draft(key)
         if draft is not None:
             parsed = model.parse_incident(draft["data"])
-            layers = parsed.model_dump(mode="json", exclude_none=True)
+            layers = parsed.model_dump(mode="json", exclude_defaults=True)
             return {
                 **self._draft_row(draft), "face": layers["face"], "annex": layers.get("annex"),
                 **self._advice(parsed), "envelopes": [], "deliveries": [],
@@ -485,8 +519,10 @@ class Service:
         }  # fmt: skip
 
     def deliveries(self, key: str) -> Row:
-        """Return what each recipient and carrier has of an incident."""
+        """Return what each recipient and carrier has of an incident; of a draft nobody."""
         _, cases = self.core.opened()
+        if cases.draft(key) is not None:
+            return {"items": []}
         return {"items": self._deliveries(cases.incident(key))}
 
     def _deliveries(self, row: Mapping[str, Any]) -> list[Row]:
@@ -577,7 +613,7 @@ class Service:
         return Audience(face, annex, chosen, separately)
 
     def _choose(self, names: Sequence[str]) -> tuple[Peer, ...]:
-        if list(names) == ["all"]:
+        if list(names) == [_EVERYBODY]:
             chosen = [peer for peer in self._peers() if peer.level is Level.SHARE]
         else:
             chosen = []
@@ -688,11 +724,12 @@ class Service:
         carriers = tuple(peer.node_id for peer in chosen.carriers)
         try:
             body = encode(record)
+            envelope.pad(body)
         except PeerError as error:
             raise InvalidIncidentError(
-                f"the incident cannot be encoded: {error.message}",
-                fix="remove the named characters",
-                problems=[("", DecodeError.code, error.message)],
+                f"the incident cannot be sealed: {error.message}",
+                fix=error.fix or "remove the named characters",
+                problems=[("", error.code, error.message)],
             ) from None
         return Shipment(body, " ".join(layers), cards, carriers)
 
@@ -776,9 +813,21 @@ class Service:
 def _split_external(item: Any) -> tuple[Mapping[str, Any], str | None]:  # noqa: ANN401  any JSON
     if not isinstance(item, dict):
         raise RequestError("the line is not a JSON object", fix="one incident a line")
-    external = item.get("external_ref")
-    if external is not None and (
-        not isinstance(external, str) or not 0 < len(external) <= limits.MAX_NAME
-    ):
-        raise RequestError("external_ref is not a text of 1 to 256 characters", fix="correct it")
+    external = _checked_external(item.get("external_ref"))
     return {key: value for key, value in item.items() if key != "external_ref"}, external
+
+
+def _checked_external(external: object) -> str | None:
+    """Return an external reference that can be told apart from every other.
+
+    Raises:
+        RequestError: it is no text of 1 to 256 printable characters.
+    """
+    if external is None:
+        return None
+    fine = isinstance(external, str) and 0 < len(external) <= limits.MAX_NAME
+    if not isinstance(external, str) or not fine or not external.isprintable():
+        raise RequestError(
+            "external_ref is not a text of 1 to 256 printable characters", fix="correct it"
+        )
+    return external

@@ -200,6 +200,17 @@ class ConflictError(RequestError):
     code = "conflict"
 
 
+class MethodError(RequestError):
+    """The path exists, but not for this method; ``allowed`` names those it exists for."""
+
+    code = "bad-method"
+
+    def __init__(self, message: str, *, allowed: str) -> None:
+        """Keep *allowed*, the value of the Allow header (RFC 9110 section 10.2.1)."""
+        super().__init__(message, fix=f"use {allowed}")
+        self.allowed = allowed
+
+
 class UnauthorizedError(RequestError):
     """No token, or one that is unknown, expired or revoked."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -391,8 +393,8 @@ def _anchor(name: str) -> str:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
-        usage(f"the file is not JSON: {error}")
+    except (ValueError, RecursionError) as error:
+        usage(f"the file is not JSON: {error}. Correct it")
     if not isinstance(value, dict):
         usage("the file does not hold one JSON object")
     return value
@@ -438,8 +440,8 @@ def incidents_import(
     for number, line in enumerate(lines, start=1):
         try:
             items.append(json.loads(line))
-        except ValueError as error:
-            usage(f"line {number} is not JSON: {error}. Nothing was imported")
+        except (ValueError, RecursionError) as error:
+            usage(f"line {number} is not JSON: {error}. Correct it; nothing was imported")
     body = {"lines": items, "dry_run": dry_run}
     seen = call(context, "POST", "/api/v1/imports", body, needs_keys=True)
     if as_json:
@@ -554,12 +556,12 @@ def incidents_release(
     chosen = state(context)
     if not to:
         usage("nobody would receive it. Give --to PEER, or --to all")
-    query: dict[str, Any] = {"to": ",".join(to), "carriers": ",".join(carrier or [])}
+    query: dict[str, Any] = {"to": to, "carriers": carrier or []}
     if annex_to:
-        query["annex_to"] = ",".join(annex_to)
+        query["annex_to"] = annex_to
     if separately:
         query["separately"] = "true"
-    path = _incident_path(incident, f"/recipients?{urlencode(query)}")
+    path = _incident_path(incident, f"/recipients?{urlencode(query, doseq=True)}")
     preview = call(context, "GET", path, needs_keys=True)
     if not as_json:
         _preview(preview)
@@ -698,14 +700,33 @@ def _config(context: typer.Context, *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; every expected error is one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal cannot show must not hide the rest.
+            stream.reconfigure(errors="replace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except PicketError as error:
         say(f"picket: {error.diagnostics()}")
         sys.exit(exit_code(error.code))
     except KeyboardInterrupt:
         say("picket: interrupted")
         sys.exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        sys.stderr.close()
+    except UnicodeEncodeError:
+        say("picket: something given is not UTF-8 text. Set the terminal to UTF-8, or correct it")
+        sys.exit(Exit.USAGE)
+    except OSError as error:
+        _discard_output()
+        if not isinstance(error, BrokenPipeError):
+            say(f"picket: the output cannot be written: {error.strerror}. Free some disk space")
         sys.exit(Exit.FAILURE)
+
+
+def _discard_output() -> None:
+    """Let nothing be written any more, or Python would try again while it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

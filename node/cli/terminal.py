@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -166,10 +167,31 @@ def ask_passphrase(chosen: State, *, file: Path | None = None, twice: bool = Fal
         return read_passphrase_file(file)
     if not chosen.interactive:
         usage("a passphrase is needed. Give --passphrase-file FILE")
-    first = getpass.getpass("Passphrase: ", stream=sys.stderr)
-    if twice and getpass.getpass("Again: ", stream=sys.stderr) != first:
-        usage("the two passphrases differ. Nothing was changed")
+    with _interruptible():
+        first = getpass.getpass("Passphrase: ", stream=sys.stderr)
+        if twice and getpass.getpass("Again: ", stream=sys.stderr) != first:
+            usage("the two passphrases differ. Nothing was changed")
     return normalise_passphrase(first)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """End the command with one line where a person ends a question with Ctrl-C or Ctrl-D."""
+    try:
+        yield
+    except (KeyboardInterrupt, EOFError):
+        say()
+        fail("interrupted; nothing was changed", Exit.INTERRUPTED)
+
+
+def _answer(prompt: str) -> str:
+    with _interruptible():
+        sys.stderr.write(prompt)
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        if not line:
+            raise EOFError
+    return line.strip()
 
 
 def ask(chosen: State, question: str, option: str, *, default: str = "") -> str:
@@ -180,13 +202,8 @@ def ask(chosen: State, question: str, option: str, *, default: str = "") -> str:
         usage(f"{option} is missing, and there is nobody to ask")
     shown = f" [{default}]" if default else ""
     while True:
-        sys.stderr.write(f"{question}{shown}: ")
-        sys.stderr.flush()
-        answer = sys.stdin.readline()
-        if not answer:
-            raise KeyboardInterrupt
-        if answer.strip() or default:
-            return answer.strip() or default
+        if answer := _answer(f"{question}{shown}: ") or default:
+            return answer
 
 
 def choose(
@@ -213,9 +230,7 @@ def confirm(chosen: State, question: str, option: str) -> bool:
     """Return whether the person says yes; without one, name the *option* that says so."""
     if not chosen.interactive:
         usage(f"{question} There is nobody to ask: give {option}")
-    sys.stderr.write(f"{question} [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    return _answer(f"{question} [y/N] ").lower() in {"y", "yes"}
 
 
 # --- showing ---------------------------------------------------------------------------------
