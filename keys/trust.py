@@ -16,6 +16,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from keys.fingerprint import format_node_id, parse_node_id
+from protocol.envelope import SUITE
 from protocol.errors import (
     NotFoundError,
     PeerError,
@@ -231,6 +232,11 @@ class TrustStore:
                 raise UnknownRecipientError(
                     f"{peer.name} is at level {peer.level} and may not receive incidents",
                     fix=f"compare safety numbers, then: picket peers approve {peer.name}",
+                )
+            if peer.card.min_suite > SUITE:
+                raise UnknownRecipientError(
+                    f"{peer.name} takes envelopes from suite {peer.card.min_suite} on only",
+                    fix="update Picket on this machine",
                 )
             try:
                 peer.card.seal_key(now)

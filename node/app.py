@@ -321,11 +321,11 @@ def unlock(core: Core, config: Config, passphrase: Passphrase | None) -> bool:
         return False
     vault = load_vault(load(core.home.keystore, secret))
     core.unlock(vault)
-    _renew_card(core, config, vault)
+    renew_card(core, config, vault)
     return True
 
 
-def _renew_card(core: Core, config: Config, vault: Vault) -> None:
+def renew_card(core: Core, config: Config, vault: Vault) -> None:
     """Make a new card if the configuration now says something else than the card in use."""
     card, now = core.card, core.clock.now()
     said = CardFields(

@@ -83,6 +83,7 @@ class Casebook:
             self._connection = sqlcipher3.connect(
                 str(path), isolation_level=None, check_same_thread=False
             )
+            path.chmod(0o600)
         except sqlcipher3.OperationalError as error:
             raise StoreError(
                 f"{path} cannot be opened: {error}", fix="check the file and its permissions"

@@ -424,11 +424,14 @@ class Engine:
 
     async def _store_statements(self, connection: Connection, effect: StoreStatements) -> None:
         try:
-            await self.desk(lambda: self.core.take_statements(effect.node_id, effect.wires))
+            fresh = await self.desk(lambda: self.core.take_statements(effect.node_id, effect.wires))
         except PeerError as error:
             _log.warning("statements-refused", peer=self._name(connection.peer), code=error.code)
             await self._perform(connection, connection.session.close(error.code))
             return
+        if fresh and effect.node_id == connection.peer:
+            head = self.core.trust.peer(connection.peer).chain.head.n
+            await self._perform(connection, connection.session.statements_stored(head))
         self.poke()
 
     def _closed(self, connection: Connection, effect: Close) -> None:

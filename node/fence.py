@@ -84,8 +84,7 @@ class Fence:
             raise RollbackError(
                 f"{self._path} is missing or damaged, so nobody can tell whether node.db is its "
                 "newest copy",
-                fix="put both back from the same backup, or, if you know that node.db is the "
-                "newest: picket log accept",
+                fix="if you know that this node has done nothing since: picket log accept",
             )
         if last[0] > size or root_of(last[0]) != last[1]:
             raise RollbackError(

@@ -142,7 +142,7 @@ class Service:
         return [{"code": code, "message": message, "fix": fix} for code, message, fix in found]
 
     def _own_notices(self) -> Iterator[tuple[str, str, str]]:
-        if self.core.vault is None:
+        if self.core.vault is None and self.network.running:
             message = "the node is locked: it receives, but shows and releases nothing"
             yield "locked", message, "run: picket unlock"
         if self.core.behind is not None:
@@ -191,7 +191,7 @@ class Service:
         return {"card": armor(bundle), "node_id": shown, "qr": f"picket-card:{shown}:{digest}"}
 
     def unlock(self, *, passphrase: bytes | None, passphrase_file: str | None) -> Row:
-        """Open the keystore and catch up with what arrived while locked.
+        """Open the keystore, catch up with what arrived meanwhile, and renew the card if need be.
 
         Raises:
             WrongPassphraseError: it does not open.
@@ -202,7 +202,12 @@ class Service:
                 if passphrase_file is None:
                     raise RequestError("no passphrase", fix="give passphrase or passphrase_file")
                 passphrase = read_passphrase_file(Path(passphrase_file))
-            self.core.unlock(load_vault(load(self.core.home.keystore, passphrase)))
+            # The composition root makes services, so it can only be met here.
+            from node.app import renew_card  # noqa: PLC0415
+
+            vault = load_vault(load(self.core.home.keystore, passphrase))
+            self.core.unlock(vault)
+            renew_card(self.core, self.config, vault)
         return {"locked": False}
 
     # --- peers -------------------------------------------------------------------------------

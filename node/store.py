@@ -122,7 +122,7 @@ class Store:
         if not create and (not path.is_file() or path.stat().st_size == 0):
             raise StoreError(
                 f"{path} is missing or empty",
-                fix="put node.db and fence back from the newest backup; nothing was changed",
+                fix="put node.db and fence back from a backup, if the node did nothing since",
             )
         try:
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)

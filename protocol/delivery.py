@@ -22,7 +22,8 @@ def needs_carrier(*, connected: bool, first_offered: int | None, now: int) -> bo
 def next_offer(*, attempts: int, retry_after: int, now: int) -> int:
     """Return when (ms) to offer again after the refusal of attempt number *attempts*.
 
-    Waits double from one second to ten minutes, and are never shorter than the peer asked for.
+    Waits double from two seconds (the first attempt is number 1) to ten minutes, and are never
+    shorter than the peer asked for.
     """
     wait = min(1_000 << min(attempts, 20), _SLOWEST_MS)
     return now + max(wait, min(retry_after, limits.MAX_LIFETIME_MS))

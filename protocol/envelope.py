@@ -179,6 +179,7 @@ def audience_of(
 
     Raises:
         AudienceError: nobody, too many, or the same node twice.
+        VersionError: a recipient's card asks for a later suite.
         ExpiredError: a card, or all sealing keys in one, are out of their time.
     """
     if not recipients:
@@ -187,6 +188,8 @@ def audience_of(
         raise AudienceError(
             f"at most {limits.MAX_RECIPIENTS} recipients and {limits.MAX_CARRIERS} carriers"
         )
+    if any(card.min_suite > SUITE for card in recipients.values()):
+        raise VersionError("a recipient takes no envelopes of this suite; update Picket")
     if len(set(carriers)) != len(carriers) or not set(carriers).isdisjoint(recipients):
         raise AudienceError("a node is named twice in the audience")
     return Audience(
@@ -374,7 +377,7 @@ def _parse_header(value: Value) -> Header:
     header = Header(
         network=octets(fields[2], "pre.network", size=32),
         author=octets(fields[3], "pre.author", size=32),
-        card_n=uint(fields[4], "pre.card_n", maximum=limits.MAX_CHAIN),
+        card_n=uint(fields[4], "pre.card_n", maximum=limits.MAX_CHAIN - 1),
         incarnation=uint(fields[5], "pre.incarnation", maximum=2**32 - 1, minimum=1),
         stream=octets(fields[6], "pre.stream", size=STREAM_SIZE),
         seq=uint(fields[7], "pre.seq", minimum=1, maximum=limits.MAX_SEQ),

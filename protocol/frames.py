@@ -5,8 +5,9 @@ A frame is one WebSocket binary message. The hello goes bare; from the proof on 
     tag (16 bytes) || payload        tag = H("frame", key of this direction, u64 n, payload)[:16]
 
 where the key comes from both hellos and both certificates, and n counts from 0 in each direction.
-TLS protects the bytes on the wire; the tag ties each frame to this link, direction and place, so a
-frame that is altered, repeated, dropped or moved to another link by anything in between is refused.
+TLS protects the bytes on the wire. The tag is a check, not a second secret (whoever ends the TLS
+connection can compute it): it ties each frame to this link, direction and place, so that one that
+is altered, repeated, dropped or moved to another link is noticed.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def _hello(fields: list[Value]) -> Hello:
         octets(fields[2], "hello.network", size=32),
         octets(fields[3], "hello.node_id", size=32),
         octets(fields[4], "hello.nonce", size=32),
-        uint(fields[5], "hello.chain_n", maximum=limits.MAX_CHAIN),
+        uint(fields[5], "hello.chain_n", maximum=limits.MAX_CHAIN - 1),
         octets(fields[6], "hello.chain_head", size=32),
     )
 
@@ -200,7 +201,7 @@ def _proof(fields: list[Value]) -> Proof:
 def _want_statements(fields: list[Value]) -> WantStatements:
     return WantStatements(
         octets(fields[1], "want_statements.node_id", size=32),
-        uint(fields[2], "want_statements.first", maximum=limits.MAX_CHAIN),
+        uint(fields[2], "want_statements.first", maximum=limits.MAX_CHAIN - 1),
     )
 
 

@@ -52,8 +52,6 @@ MAX_ENVELOPE: Final = 512 * 1024
 """256 slots (292 KiB), audience (17 KiB), body (72 KiB), header and signature fit."""
 MAX_LIFETIME_MS: Final = 90 * 86_400_000
 """Longest time an envelope may be carried; also how long carriers keep custody."""
-MAX_SKEW_MS: Final = 24 * 3_600_000
-"""A creation time further ahead of our clock than this is flagged; it decides nothing."""
 MAX_SEQ: Final = 2**53
 """Sequence numbers stay exact in every JSON reader."""
 

@@ -15,8 +15,9 @@ Events come in as method calls with an explicit ``now`` (ms); an ordered list of
     OPEN    settled                  OPEN    NoteSettled
     OPEN    refuse                   OPEN    NoteRefusals
     OPEN    want_statements          OPEN    LoadStatements
-    OPEN    statements               OPEN    StoreStatements
-    any     bye                      CLOSED  Close
+    OPEN    statements               OPEN    StoreStatements, then through statements_stored:
+                                             Send(want_statements) while there are more
+    OPEN    bye                      CLOSED  Close
     any     bad or unexpected frame  CLOSED  Send(bye), Close
     HELLO, PROOF  deadline passed    CLOSED  Send(bye), Close
 """
@@ -297,9 +298,14 @@ class Session:
             return []
         return [self._send(Statements(node_id, tuple(wires)))]
 
-    def want_statements(self, node_id: bytes, first: int) -> list[Effect]:
-        """Ask the peer for key statements that we lack."""
-        return [self._send(WantStatements(node_id, first))] if self.phase is Phase.OPEN else []
+    def statements_stored(self, chain_n: int) -> list[Effect]:
+        """Answer for a StoreStatements that brought the peer's chain up to *chain_n*.
+
+        One frame holds so many bytes of them; the rest is asked for until the hello's number.
+        """
+        if self.phase is not Phase.OPEN or chain_n >= self._peer_chain[0]:
+            return []
+        return [self._send(WantStatements(self._remote.node_id, chain_n + 1))]
 
     def answered(self, envelope_ids: Sequence[bytes]) -> None:
         """Free the window of envelopes whose receipt was verified and stored."""

@@ -16,10 +16,11 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
-from urllib.parse import urlsplit
 
 from protocol import limits, suite
 from protocol.canonical import Value, decode, encode
@@ -40,6 +41,12 @@ INCEPTION: Final = "inception"
 CARD: Final = "card"
 ROLES: Final = ("national-authority", "regional-centre", "international-organisation")
 _IDENTITY_PAIR: Final = 2
+_COUNTRY: Final = re.compile(r"[A-Z]{2}")
+# A registered name of RFC 3986 section 3.2.2 without its rarer characters, or an IPv6 literal.
+_ENDPOINT: Final = re.compile(
+    r"wss://(?:[A-Za-z0-9._-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[1-9][0-9]{0,4})"
+)
+_MAX_PORT: Final = 65_535
 _INCEPTION_KEYS: Final = ("keys", "threshold", "next", "next_threshold", "revocation")
 _CARD_KEYS: Final = (
     "authority", "country", "role", "contact", "endpoints", "expires", "min_suite",
@@ -245,7 +252,7 @@ def parse_statement(wire: bytes) -> Statement:
         type=kind,
         network=octets(fields[2], "statement.network", size=32),
         node_id=octets(fields[3], "statement.node_id", size=32),
-        n=uint(fields[4], "statement.n", maximum=limits.MAX_CHAIN),
+        n=uint(fields[4], "statement.n", maximum=limits.MAX_CHAIN - 1),
         prev=octets(fields[5], "statement.prev", size=32),
         issued=uint(fields[6], "statement.issued"),
         body=None,
@@ -318,7 +325,7 @@ def _parse_inception(value: Value) -> Inception:
 def _parse_card(value: Value) -> Card:
     fields = exact_map(value, "card", _CARD_KEYS)
     country = text(fields["country"], "card.country", maximum=2)
-    if len(country) != len("XX") or not (country.isascii() and country.isupper()):
+    if not _COUNTRY.fullmatch(country):
         raise DecodeError("card.country is not an ISO 3166-1 alpha-2 code")
     role = text(fields["role"], "card.role")
     if role not in ROLES:
@@ -416,14 +423,14 @@ def check_endpoint(endpoint: str) -> None:
     Raises:
         DecodeError: it has another form.
     """
-    try:
-        parts = urlsplit(endpoint)
-        port = parts.port
-    except ValueError:
-        raise DecodeError(f"endpoint {endpoint!r} is not of the form wss://host:port") from None
-    plain = parts.hostname and port and f"wss://{parts.netloc}" == endpoint and "@" not in endpoint
-    if parts.scheme != "wss" or not plain:
+    found = _ENDPOINT.fullmatch(endpoint)
+    if found is None or int(found["port"]) > _MAX_PORT:
         raise DecodeError(f"endpoint {endpoint!r} is not of the form wss://host:port")
+    if found["ipv6"] is not None:
+        try:
+            ipaddress.IPv6Address(found["ipv6"])
+        except ValueError:
+            raise DecodeError(f"endpoint {endpoint!r} holds no IPv6 address") from None
 
 
 # --- verifying -------------------------------------------------------------------------------
@@ -532,8 +539,9 @@ class Chain:
         identity = {part for key in self.inception.keys for part in key}
         if not identity.isdisjoint(_card_keys(statement.body)):
             raise WeakKeyError("the card uses an identity key in a second role")
-        if statement.body.expires - statement.issued > limits.MAX_CARD_LIFETIME_MS:
-            raise StatementError("card.expires is more than 400 days after its issue")
+        lifetime = statement.body.expires - statement.issued
+        if not 0 < lifetime <= limits.MAX_CARD_LIFETIME_MS:
+            raise StatementError("card.expires is not within 400 days after its issue")
         _verify_signatures(statement, self.inception)
 
 

@@ -33,6 +33,7 @@ from node.cli.terminal import (
     usage,
     utc,
 )
+from node.client import Client
 from node.home import Home, default_home
 from protocol.errors import PicketError
 
@@ -146,6 +147,8 @@ def run(context: typer.Context, passphrase_file: PassphraseFile = None) -> None:
 def unlock(context: typer.Context, passphrase_file: PassphraseFile = None) -> None:
     """Open the keystore of the running node."""
     chosen = state(context)
+    if not Client(chosen.home).running():
+        fail("the node is not running. Start it with: picket run", Exit.FAILURE)
     secret = ask_passphrase(chosen, file=passphrase_file)
     call(context, "POST", "/api/v1/unlock", {"passphrase": secret.decode()})
     say("The node is unlocked.")
@@ -514,7 +517,7 @@ def _tree(value: Any, depth: int) -> None:  # noqa: ANN401
 
 
 def _deliveries(items: list[dict[str, Any]]) -> None:
-    words = {"queued": "waiting, not connected", "sent": "sent, no receipt yet"}
+    words = {"queued": "waiting", "sent": "sent, no receipt yet"}
     table(
         ("RECIPIENT", "PART", "LAYERS", "SINCE", "STATE"),
         [

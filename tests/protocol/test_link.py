@@ -45,19 +45,20 @@ from protocol.session import (
 )
 from tests.factories import NETWORK, NOW, TestNode, make_envelope, seed
 
+RECEIPTS = Receipts(
+    seed("a", "id"), b"note", (ReceiptItem(seed("e", "1"), 7, b"entry", (bytes(32),)),)
+)
 FRAMES: list[Frame] = [
     Hello((1,), NETWORK, seed("a", "id"), seed("a", "nonce"), 3, seed("a", "head")),
     Proof(bytes(64), bytes(3_309)),
     WantStatements(seed("a", "id"), 2),
     Statements(seed("a", "id"), (b"statement one", b"two")),
     Deliver((b"envelope",)),
-    Receipts(seed("a", "id"), b"note", (ReceiptItem(seed("e", "1"), 7, b"entry", (bytes(32),)),)),
+    RECEIPTS,
     Refuse((Refusal(seed("e", "1"), "unknown-card", 1_000),)),
     Bye("shutdown"),
     Settled(((seed("e", "1"), seed("a", "id")),)),
 ]
-RECEIPTS = FRAMES[5]
-assert isinstance(RECEIPTS, Receipts)
 
 
 def certificate(node: TestNode) -> bytes:
@@ -396,3 +397,15 @@ def test_goodbye_closes_once(alder: TestNode, birch: TestNode) -> None:
     assert effects[-1] == Close(None, "shutdown") and left.close("shutdown") == []
     assert right.receive(sent(effects)[0], NOW) == [Close(None, "shutdown")]
     assert right.committed([], [Refusal(bytes(32), "busy", 0)], faults=0) == []
+
+
+def test_statements_are_asked_for_until_the_number_of_the_hello(
+    alder: TestNode, birch: TestNode
+) -> None:
+    left, right = session(alder, birch, dialer=True, known=0), session(birch, alder, dialer=False)
+    (hello_left,), (hello_right,) = sent(left.start()), sent(right.start())
+    left.receive(hello_right, NOW)
+    (proof,) = sent(right.receive(hello_left, NOW))
+    left.receive(proof, NOW)
+    assert len(sent(left.statements_stored(0))) == 1
+    assert left.statements_stored(1) == []

@@ -1,0 +1,104 @@
+"""A reader that follows docs/protocol.md and shares no code with Picket agrees with every vector.
+
+What it verifies is what the document is sufficient for: a second implementation needs no more.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pytest
+
+from tests.vectors import independent
+
+Json: TypeAlias = dict[str, Any]
+
+SOURCE: Final = Path(independent.__file__)
+FILES: Final = {name: independent.load(name) for name in independent.FILES}
+ALLOWED: Final = {"cryptography", "msgpack"}
+
+
+def case(file: str, name: str) -> Json:
+    """Return the one case of *file* that is called *name*."""
+    found: list[Json] = [c for c in FILES[file]["cases"] if c["name"] == name]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_second_reader_reads_each_case_as_the_file_says(name: str) -> None:
+    vectors = FILES[name]
+    wrong = {c["name"]: independent.examine(vectors, c) for c in vectors["cases"]}
+    assert {name: why for name, why in wrong.items() if why is not None} == {}
+
+
+def test_it_shares_no_code_with_picket() -> None:
+    tree = ast.parse(SOURCE.read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            imported.add((node.module or "").split(".")[0])
+    assert imported - set(sys.stdlib_module_names) <= ALLOWED
+    assert imported >= ALLOWED
+
+
+def test_it_runs_by_itself_where_picket_cannot_be_imported(tmp_path: Path) -> None:
+    """As whoever writes another implementation would run it."""
+    for name in independent.FILES:
+        (tmp_path / f"{name}.json").write_bytes((SOURCE.parent / f"{name}.json").read_bytes())
+    (tmp_path / SOURCE.name).write_bytes(SOURCE.read_bytes())
+    for name in ("protocol", "keys", "node"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not to be imported')")
+    done = subprocess.run(
+        [sys.executable, SOURCE.name], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" 0 differ\n") == len(independent.FILES)
+
+
+# --- what makes the reader worth asking: it does not agree with anything else ------------------
+CHAIN = [
+    ("card", "a card", "inception", 200),
+    ("card", "a bundle", "bundle", 300),
+    ("envelope", "an opener", "opener", 60),
+    ("envelope", "a recipient opens the envelope that continues", "continuation", 700),
+    ("envelope", "a recipient opens the envelope that continues", "opener", 2_500),
+    ("receipt", "the receipts of two envelopes", "receipts", 500),
+    ("frames", "the first two frames of the acceptor", "acceptor_hello", 90),
+    ("frames", "the first two frames of the acceptor", "dialer_certificate", 40),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "given", "at"), CHAIN)
+def test_it_refuses_an_accepted_case_once_a_byte_is_changed(
+    file: str, name: str, given: str, at: int
+) -> None:
+    vectors = copy.deepcopy(FILES[file])
+    data = bytearray.fromhex(vectors["given"][given])
+    data[at] ^= 1
+    vectors["given"][given] = data.hex()
+    assert independent.examine(FILES[file], case(file, name)) is None
+    assert independent.examine(vectors, case(file, name)) is not None
+
+
+def test_it_needs_the_seed_of_the_recipient_to_open() -> None:
+    vectors = copy.deepcopy(FILES["envelope"])
+    vectors["nodes"]["birch"]["seal_seed"] = vectors["nodes"]["cedar"]["seal_seed"]
+    opened = case("envelope", "a recipient opens the opener")
+    assert independent.examine(vectors, opened) == "cannot-open instead of accepted"
+
+
+def test_it_notices_a_changed_code_and_a_changed_value() -> None:
+    refused = {**case("card", "no signature"), "code": "bad-signature"}
+    assert independent.examine(FILES["card"], refused) == "bad-statement instead of bad-signature"
+    accepted = copy.deepcopy(case("card", "a card"))
+    accepted["expect"]["authority"] = "Birch"
+    assert independent.examine(FILES["card"], accepted) == "another authority"

@@ -1,0 +1,494 @@
+"""The stored vectors, against this implementation: what is accepted and why the rest is refused.
+
+Each refusal names its stable code, so that neither a code nor the layout of a byte changes unseen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import pytest
+
+from keys import fingerprint, keystore
+from protocol import envelope, errors, incident, limits, suite, vocabulary
+from protocol.admission import Admitted, admit
+from protocol.armor import dearmor
+from protocol.canonical import decode, encode
+from protocol.checkpoint import format_body, verify_mldsa44
+from protocol.entry import local_digest, parse_entry
+from protocol.errors import PicketError, TrustConflictError
+from protocol.frames import (
+    Frame,
+    ReceiptItem,
+    Receipts,
+    Refusal,
+    Tagger,
+    Transcript,
+    WantStatements,
+    decode_frame,
+    encode_frame,
+)
+from protocol.note import parse_note
+from protocol.receipt import verify_receipts
+from protocol.session import Close, Local, Remote, Send, Session
+from protocol.statement import (
+    Card,
+    Chain,
+    Inception,
+    NamedKeys,
+    Statement,
+    make_bundle,
+    parse_statement,
+    verify_bundle,
+)
+from tests.factories import card_body
+from tests.vectors import generate
+
+Json: TypeAlias = dict[str, Any]
+
+FILES: Final = {name: generate.read(name) for name in generate.FILES}
+CASES: Final = [
+    pytest.param(name, case, id=f"{name}: {case['name']}")
+    for name, vectors in FILES.items()
+    for case in vectors["cases"]
+]
+DOCUMENT: Final = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
+NOW: Final = 1_000_000
+
+
+class Scene:
+    """One case, with what its file gives."""
+
+    def __init__(self, vectors: Json, case: Json) -> None:
+        self.vectors, self.case = vectors, case
+
+    def given(self, name: str) -> bytes:
+        return bytes.fromhex(self.vectors["given"][name])
+
+    @property
+    def data(self) -> bytes:
+        """The input, put together as the file says."""
+        given = self.case["input"]
+        if isinstance(given, str):
+            return bytes.fromhex(given)
+        if "repeat" in given:
+            return b"".join(bytes.fromhex(part) * times for part, times in given["repeat"])
+        base, made, at = self.given(given["of"]), b"", 0
+        for offset, dropped, put in given["splices"]:
+            made += base[at:offset] + bytes.fromhex(put)
+            at = offset + dropped
+        return made + base[at:]
+
+
+def shown(value: object) -> object:
+    """Return a value as the files have it: bytes as hex, tuples as arrays."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, ReceiptItem):
+        return shown((value.envelope_id, value.index, value.entry, value.proof))
+    if isinstance(value, Refusal):
+        return shown((value.envelope_id, value.code, value.retry_after))
+    if isinstance(value, NamedKeys):
+        return shown((value.name, value.ed25519, value.mldsa44))
+    if isinstance(value, (tuple, list)):
+        return [shown(item) for item in value]
+    return value
+
+
+def fields_of(value: object) -> Json:
+    return {name: shown(getattr(value, name)) for name in value.__slots__}  # type: ignore[attr-defined]
+
+
+# --- what each kind of case does -------------------------------------------------------------
+def canonical_decode(scene: Scene) -> Json:
+    value = decode(scene.data, max_bytes=2**20)
+    assert encode(value) == scene.data
+    return {"value": generate.plain(value)} if "value" in scene.case.get("expect", {}) else {}
+
+
+def _statement(made: Statement) -> Json:
+    result = {**fields_of(made), "digest": made.digest.hex(),
+              "signers": [signature.index for signature in made.signatures]}  # fmt: skip
+    if isinstance(made.body, Inception):
+        return result | fields_of(made.body) | {"next": shown(made.body.next_digests)}
+    if isinstance(made.body, Card):
+        seal = [[key.public.hex(), key.not_before, key.not_after] for key in made.body.seal]
+        ekids = [key.ekid.hex() for key in made.body.seal]
+        return result | fields_of(made.body) | {"seal": seal, "ekids": ekids}
+    return result
+
+
+def statement_parse(scene: Scene) -> Json:
+    return _statement(parse_statement(scene.data))
+
+
+def chain_start(scene: Scene) -> Json:
+    network = scene.given(scene.case["network"])
+    return _statement(Chain.start(parse_statement(scene.data), network=network).head)
+
+
+def chain_extend(scene: Scene) -> Json:
+    first, *others = scene.case["chain"]
+    chain = Chain.start(parse_statement(scene.given(first)), network=scene.given("network"))
+    for name in others:
+        chain = chain.extend(parse_statement(scene.given(name)))
+    made = parse_statement(scene.data)
+    after = chain.extend(made)
+    assert after.statements[made.n].wire == scene.data
+    return {**_statement(made), "length": len(after.statements)}
+
+
+def bundle_verify(scene: Scene) -> Json:
+    return _bundle(scene, scene.data)
+
+
+def _bundle(scene: Scene, bundle: bytes) -> Json:
+    chain = verify_bundle(bundle, network=scene.given("network"))
+    assert make_bundle(chain) == bundle
+    shown_id = fingerprint.format_node_id(chain.node_id)
+    return {
+        "node_id": chain.node_id.hex(), "n": chain.head.n, "head": chain.head.digest.hex(),
+        "qr": f"picket-card:{shown_id}:{suite.digest('card-bundle', bundle).hex()}",
+    }  # fmt: skip
+
+
+def armor_read(scene: Scene) -> Json:
+    return _bundle(scene, dearmor(scene.data.decode()))
+
+
+def envelope_parse(scene: Scene) -> Json:
+    return fields_of(envelope.parse(scene.data))
+
+
+def _verified(scene: Scene, wire: bytes) -> envelope.VerifiedEnvelope:
+    case = scene.case
+    return envelope.verify(
+        envelope.parse(wire),
+        network=scene.given(case.get("network", "network")),
+        message_key=scene.given(case.get("message_key", "message_key")),
+    )
+
+
+def envelope_verify(scene: Scene) -> Json:
+    made = _verified(scene, scene.data).envelope
+    assert made.header.encode() == made.pre
+    audience = None if made.audience is None else fields_of(made.audience)
+    return {**fields_of(made.header), **fields_of(made), "audience": audience,
+            "slots": len(made.slots)}  # fmt: skip
+
+
+def _opener(scene: Scene) -> envelope.VerifiedEnvelope:
+    name = scene.case["opener"]
+    return _verified(scene, scene.data if name == "self" else scene.given(name))
+
+
+def envelope_epoch(scene: Scene) -> Json:
+    opener = _opener(scene).envelope
+    assert opener.audience is not None
+    envelope.check_epoch(_verified(scene, scene.data), opener.header, opener.audience)
+    return {}
+
+
+class Holder:
+    """Opens slots with the sealing seed of one node of the file."""
+
+    def __init__(self, node: Mapping[str, str]) -> None:
+        self.ekid = bytes.fromhex(node["ekid"])
+        self.private = suite.seal_private(bytes.fromhex(node["seal_seed"]))
+        assert suite.seal_public_bytes(bytes.fromhex(node["seal_seed"])).hex() == node["seal"]
+
+    def unseal(self, ekid: bytes, sealed: bytes, info: bytes) -> bytes:
+        assert ekid == self.ekid
+        return suite.unseal_with(self.private, sealed, info)
+
+
+def envelope_open(scene: Scene) -> Json:
+    node = scene.vectors["nodes"][scene.case["as"]]
+    epoch = envelope.unseal_epoch(
+        _opener(scene), node_id=bytes.fromhex(node["node_id"]), unsealer=Holder(node)
+    )
+    verified = _verified(scene, scene.data)
+    key = envelope.content_key(verified, epoch)
+    return {"epoch_key": epoch.key.hex(), "content_key": key.hex(),
+            "body": envelope.open_body(verified, key).hex()}  # fmt: skip
+
+
+def envelope_padding(scene: Scene) -> Json:
+    sizes = [size for size, _ in scene.case["expect"]["sizes"]]
+    return {"sizes": [[size, len(envelope.pad(bytes(size)))] for size in sizes]}
+
+
+class Taker:
+    """The view of one node of the file on what it is given; satisfies protocol.admission.View."""
+
+    def __init__(self, scene: Scene) -> None:
+        case = scene.case
+        self.scene, self.carries = scene, bool(case["carries"])
+        self.node_id = self.id_of(case["as"])
+        self.network = scene.given(case["network"])
+        held = [envelope.parse(scene.given(name)) for name in case["holds"]]
+        self.held = {made.id: made for made in held}
+
+    def id_of(self, name: str) -> bytes:
+        return bytes.fromhex(self.scene.vectors["nodes"][name]["node_id"])
+
+    def accepts_author(self, node_id: bytes) -> bool:
+        return node_id in map(self.id_of, self.scene.case["accepts"])
+
+    def card_at(self, node_id: bytes, n: int) -> Card | None:
+        if n != 1 or node_id not in map(self.id_of, self.scene.case["cards"]):
+            return None
+        return card_body("alder", message=self.scene.given("message_key"))
+
+    def holds(self, envelope_id: bytes) -> bool:
+        return envelope_id in self.held
+
+    def epoch(self, opener: bytes) -> tuple[envelope.Header, envelope.Audience] | None:
+        made = self.held.get(opener)
+        return None if made is None or made.audience is None else (made.header, made.audience)
+
+
+def envelope_admit(scene: Scene) -> Json:
+    taker, case = Taker(scene), scene.case
+    decision = admit(scene.data, view=taker, giver=taker.id_of(case["giver"]), now=case["now"])
+    return {"part": decision.part.value if isinstance(decision, Admitted) else "known"}
+
+
+def frame_decode(scene: Scene) -> Json:
+    frame = decode_frame(scene.data)
+    assert encode_frame(frame) == scene.data
+    return {**fields_of(frame), "type": _name(frame)}
+
+
+def _name(frame: Frame) -> str:
+    return re.sub("(?<!^)([A-Z])", r"_\1", type(frame).__name__).lower()
+
+
+def _transcript(scene: Scene) -> Transcript:
+    return Transcript(
+        scene.given("dialer_hello"), scene.given("acceptor_hello"),
+        suite.digest("certificate", scene.given("dialer_certificate")),
+        suite.digest("certificate", scene.given("acceptor_certificate")),
+    )  # fmt: skip
+
+
+def frame_tags(scene: Scene) -> Json:
+    transcript = _transcript(scene)
+    assert transcript.digest == scene.given("transcript")
+    sender, payloads = Tagger(transcript, from_dialer=False), scene.case["expect"]["payloads"]
+    messages = [sender.wrap(bytes.fromhex(payload)).hex() for payload in payloads]
+    return {"payloads": payloads, "messages": messages}
+
+
+def link(scene: Scene) -> Json:
+    given, transcript = scene.vectors["given"], _transcript(scene)
+    ed25519, mldsa65 = map(bytes.fromhex, given["alder_link_seeds"])
+    held, head = scene.case.get("held", [1, given["birch_head"]])
+    birch_link = tuple(map(bytes.fromhex, given["birch_link"]))
+    session = Session(
+        local=Local(
+            scene.given("network"), scene.given("alder"), 1, scene.given("alder_head"),
+            transcript.dialer_certificate, suite.LocalHybridSigner(ed25519, mldsa65),
+        ),
+        remote=Remote(
+            scene.given("birch"), transcript.acceptor_certificate, (birch_link[0], birch_link[1]),
+            held, bytes.fromhex(head),
+        ),
+        dialer=True, nonce=scene.given("alder_nonce"), now=NOW,
+    )  # fmt: skip
+    assert session.start() == [Send(scene.given("dialer_hello"))]
+    effects = [
+        effect
+        for name in scene.case["receives"]
+        for effect in session.receive(bytes.fromhex(given["messages"][name]), NOW)
+    ]
+    closed = [effect for effect in effects if isinstance(effect, Close)]
+    if closed and closed[0].error is not None:
+        raise closed[0].error
+    asked = [_payload(effect) for effect in effects if isinstance(effect, Send)]
+    wanted = [frame.first for frame in asked if isinstance(frame, WantStatements)]
+    return {"state": session.phase.value, "bye": closed[0].code if closed else None,
+            "asks_from": wanted[0] if wanted else None}  # fmt: skip
+
+
+def _payload(effect: Send) -> Frame:
+    return decode_frame(effect.message[16:])
+
+
+def _log(scene: Scene) -> NamedKeys:
+    name, ed25519, mldsa44 = scene.vectors["given"][scene.case["log"]]
+    return NamedKeys(name, bytes.fromhex(ed25519), bytes.fromhex(mldsa44))
+
+
+def receipt_verify(scene: Scene) -> Json:
+    frame = decode_frame(scene.data)
+    assert isinstance(frame, Receipts)
+    log = _log(scene)
+    items = verify_receipts(frame, log=log)
+    checkpoint = items[0].checkpoint
+    time = verify_mldsa44(
+        parse_note(frame.checkpoint), checkpoint, name=log.name, public_key=log.mldsa44
+    )
+    return {
+        **fields_of(checkpoint), "recipient": frame.recipient.hex(), "time": time,
+        "text": format_body(checkpoint),
+        "items": [[item.envelope_id.hex(), item.index, int(item.kind)] for item in items],
+    }  # fmt: skip
+
+
+def entry_parse(scene: Scene) -> Json:
+    entry = parse_entry(scene.data)
+    return {**fields_of(entry), "kind": int(entry.kind), "local": entry.local_digest.hex()}
+
+
+def entry_local(scene: Scene) -> Json:
+    return {"local": local_digest(scene.data, bytes.fromhex(scene.case["blind"])).hex()}
+
+
+def fingerprint_show(scene: Scene) -> Json:
+    return {"text": fingerprint.format_node_id(scene.data)}
+
+
+def fingerprint_read(scene: Scene) -> Json:
+    return {"node_id": fingerprint.parse_node_id(scene.case["input"]).hex()}
+
+
+def safety_compare(scene: Scene) -> Json:
+    pair, network = [scene.given(name) for name in scene.case["nodes"]], scene.given("network")
+    for a, b in (pair, pair[::-1]):
+        fingerprint.verify_safety_number(scene.case["input"], a, b, network=network)
+    return {"digits": fingerprint.safety_number(*pair, network=network)}
+
+
+def keystore_open(scene: Scene) -> Json:
+    passphrase = keystore.normalise_passphrase(scene.case["passphrase"])
+    secrets = keystore.decrypt(scene.data, passphrase)
+    return {"secrets": {name: secret.hex() for name, secret in secrets.items()}}
+
+
+OPERATIONS: Final[dict[str, Callable[[Scene], Json]]] = {
+    operation.__name__.replace("_", ".", 1): operation
+    for operation in (
+        canonical_decode, statement_parse, chain_start, chain_extend, bundle_verify, armor_read,
+        envelope_parse, envelope_verify, envelope_epoch, envelope_open, envelope_padding,
+        envelope_admit, frame_decode, frame_tags, link, receipt_verify, entry_parse, entry_local,
+        fingerprint_show, fingerprint_read, safety_compare, keystore_open,
+    )
+}  # fmt: skip
+
+
+# --- tests -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_a_vector_is_accepted_as_it_says_or_refused_with_its_code(name: str, case: Json) -> None:
+    scene, operation = Scene(FILES[name], case), OPERATIONS[case["op"]]
+    if "code" in case:
+        with pytest.raises(PicketError) as caught:
+            operation(scene)
+        assert caught.value.code == case["code"], caught.value
+        return
+    found = operation(scene)
+    expected = case["expect"]
+    assert {key: found.get(key) for key in expected} == expected
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_refuses_more_than_it_accepts(name: str) -> None:
+    cases = FILES[name]["cases"]
+    refused = sum("code" in case for case in cases)
+    assert refused > len(cases) - refused
+    assert len({case["name"] for case in cases}) == len(cases)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_code_makes_the_same_vectors_again_but_for_randomised_bytes(name: str) -> None:
+    assert generate.differences(name, FILES[name]) == []
+
+
+def test_a_changed_byte_in_a_stored_vector_is_found() -> None:
+    stored = generate.read("frames")
+    stored["given"]["acceptor_hello"] = "00" + stored["given"]["acceptor_hello"][2:]
+    assert generate.differences("frames", stored) == ["/given/acceptor_hello"]
+
+
+# --- the document ----------------------------------------------------------------------------
+def section(title: str) -> str:
+    """Return the text of the document below the heading *title*."""
+    level = title.split(" ", 1)[0]
+    _, found, rest = DOCUMENT.partition(f"\n{title}\n")
+    assert found, title
+    return re.split(rf"\n{level} ", rest)[0]
+
+
+def test_the_document_states_each_bound_with_its_value() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \| ([0-9,]+) \|", section("## 15. Bounds"), re.MULTILINE)
+    assert len(rows) > 40
+    assert {name: int(value.replace(",", "")) for name, value in rows} == {
+        name: getattr(limits, name) for name, _ in rows
+    }
+
+
+def test_the_document_lists_the_words_of_each_vocabulary() -> None:
+    rows = re.findall(r"^\| ([A-Z_]+) \| (.+) \|$", section("### 14.2 Words"), re.MULTILINE)
+    known = {
+        name: value
+        for name, value in vars(vocabulary).items()
+        if name.isupper() and isinstance(value, tuple)
+    }
+    assert {name: tuple(words.split()) for name, words in rows} == known
+
+
+def test_the_document_lists_each_field_of_an_incident_and_whether_it_may_be_absent() -> None:
+    rows = re.findall(r"^\| ([A-Za-z]+) \| (.+) \|$", section("### 14.1 Maps"), re.MULTILINE)
+    listed = {
+        name: {
+            field: mark == "?" or starred == "*"
+            for field, mark, starred in re.findall(r"(?:^|; )(\w+)(\??): (\*?)", fields)
+        }
+        for name, fields in rows
+        if name != "Map"
+    }
+    models = {model.__name__: model for model in incident.Model.__subclasses__()}
+    del models["Incident"]  # in an envelope the layers stand in the record itself
+    assert listed == {
+        name: {field: not info.is_required() for field, info in model.model_fields.items()}
+        for name, model in models.items()
+    }
+
+
+def test_the_document_lists_each_code_that_a_peer_can_cause() -> None:
+    listed = set(re.findall(r"`([a-z-]+)`", section("## 16. Error codes")))
+    causes = {error.code for error in errors.PeerError.__subclasses__()}
+    assert causes <= listed
+    expected = {case["code"] for v in FILES.values() for case in v["cases"] if "code" in case}
+    assert expected <= listed
+
+
+def test_the_document_lists_each_label_of_the_code() -> None:
+    listed = set(re.findall(r"`([a-z0-9/-]+)`", section("## 3. Labels and digests")))
+    used = {"key/inception", "key/card", "link/dialer", "link/acceptor"}
+    for folder in ("protocol", "keys", "node"):
+        for path in (Path(__file__).parents[2] / folder).rglob("*.py"):
+            calls = (
+                r"(?:suite\.|\b)(?:digest|derive|label|verify)\((?:[a-z_.]+, )?\s*\"([a-z0-9/-]+)\""
+            )
+            used |= set(re.findall(calls, path.read_text(encoding="utf-8")))
+    assert {"message", "frame-key", "own-stream", "content-key", "case-db", "safety"} <= used
+    assert used <= listed
+
+
+def test_the_bytes_that_the_document_works_out_are_those_of_the_vectors() -> None:
+    bye = next(case for case in FILES["frames"]["cases"] if case["name"] == "a bye frame")
+    for worked in (FILES["statement"]["given"]["network"], bye["input"]):
+        assert f"`{worked}`" in DOCUMENT
+
+
+def test_the_document_explains_each_operation_of_the_vectors() -> None:
+    explained = set(re.findall(r"`([a-z.]+)`", section("## 19. The vectors")))
+    assert set(OPERATIONS) <= explained
+
+
+def test_a_wrong_safety_number_is_no_fault_of_the_peer() -> None:
+    assert not issubclass(TrustConflictError, errors.PeerError)

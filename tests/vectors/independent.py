@@ -1,0 +1,1166 @@
+"""A second reader of the protocol: it follows docs/protocol.md and nothing else.
+
+    python tests/vectors/independent.py            read every vector in this folder
+
+It shares no code with Picket: the standard library, cryptography and msgpack are all it imports.
+X-Wing, HPKE and the body encryption are put together here from their parts, as the document has
+them. Numbers in comments are sections of the document.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from urllib.parse import urlsplit
+
+import msgpack
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PublicKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+Value: TypeAlias = Any  # nothing is known of it before it is checked
+Json: TypeAlias = dict[str, Value]
+Check: TypeAlias = Callable[[Value], Value]
+
+FOLDER: Final = Path(__file__).parent
+FILES: Final = (
+    "canonical", "statement", "card", "envelope", "frames", "receipt", "fingerprint", "keystore",
+)  # fmt: skip
+ZERO: Final = bytes(32)
+P: Final = 2**255 - 19
+MIB: Final = 2**20
+DAY: Final = 86_400_000
+
+
+class Refused(Exception):  # noqa: N818  the document's word
+    """An input that the document tells a reader to refuse, with the code that it gives."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def need(good: object, code: str = "bad-encoding") -> None:
+    """Refuse with *code* unless *good*."""
+    if not good:
+        raise Refused(code)
+
+
+# --- 2: canonical encoding -------------------------------------------------------------------
+def enc(value: object) -> bytes:
+    """Return the encoding of a value whose maps are in order."""
+    packed: bytes = msgpack.packb(value, use_bin_type=True)
+    return packed
+
+
+def read(data: bytes, bound: int) -> Value:
+    """Return the value in *data*."""
+    need(len(data) <= bound, "over-limit")
+    try:
+        value = msgpack.unpackb(
+            data, raw=False, strict_map_key=False, max_ext_len=0, max_array_len=4_096,
+            max_map_len=256, object_pairs_hook=_pairs,
+        )  # fmt: skip
+    except (ValueError, TypeError, msgpack.UnpackException):
+        raise Refused("bad-encoding") from None
+    _walk(value, 0)
+    need(enc(value) == data)
+    return value
+
+
+def _pairs(pairs: list[tuple[Value, Value]]) -> Json:
+    keys = [key for key, _ in pairs]
+    need(all(type(key) is str for key in keys))
+    raw = [key.encode() for key in keys]
+    need(all(a < b for a, b in pairwise(raw)))
+    return dict(pairs)
+
+
+def _walk(value: Value, depth: int) -> None:
+    if isinstance(value, str):
+        need(len(value.encode()) <= 65_536, "over-limit")
+        need(unicodedata.is_normalized("NFC", value))
+        need(not any(character < " " and character != "\n" for character in value))
+    elif type(value) is int:
+        need(-(2**63) <= value < 2**63)
+    elif isinstance(value, (list, dict)):
+        need(depth < 16, "over-limit")
+        for item in value if isinstance(value, list) else [*value, *value.values()]:
+            _walk(item, depth + 1)
+    else:
+        need(value is None or type(value) in {bool, bytes})
+
+
+# --- 1: field types --------------------------------------------------------------------------
+def uint(low: int = 0, high: int = 2**63 - 1) -> Check:
+    """uint(a..b)."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is int and low <= value <= high)
+        return value
+
+    return check
+
+
+def fixed(size: int) -> Check:
+    """bin(n)."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is bytes and len(value) == size)
+        return value
+
+    return check
+
+
+def upto(most: int) -> Check:
+    """bin(..m)."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is bytes and value)
+        need(len(value) <= most, "over-limit")
+        return value
+
+    return check
+
+
+def text(most: int = 256) -> Check:
+    """text(m)."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is str and value and "\n" not in value)
+        need(len(value) <= most, "over-limit")
+        return value
+
+    return check
+
+
+def row(*checks: Check) -> Check:
+    """array(n), each element with its own type."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is list and len(value) == len(checks))
+        return [each(item) for each, item in zip(checks, value, strict=True)]
+
+    return check
+
+
+def many(low: int, high: int, each: Check) -> Check:
+    """array(a..b) of one type."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is list and len(value) >= low)
+        need(len(value) <= high, "over-limit")
+        return [each(item) for item in value]
+
+    return check
+
+
+def maybe(each: Check) -> Check:
+    """A type, or nil."""
+    return lambda value: None if value is None else each(value)
+
+
+def record(**checks: Check) -> Check:
+    """map{...}, possibly with ext."""
+
+    def check(value: Value) -> Value:
+        need(type(value) is dict and set(checks) <= set(value) <= {*checks, "ext"})
+        need(type(value.get("ext", {})) is dict)
+        return {name: each(value[name]) for name, each in checks.items()}
+
+    return check
+
+
+bin32, bin64 = fixed(32), fixed(64)
+
+
+# --- 3: labels and digests -------------------------------------------------------------------
+def label(name: str) -> bytes:
+    """label(name)."""
+    return b"picket/1/" + name.encode() + b"\0"
+
+
+def h(name: str, *parts: bytes) -> bytes:
+    """H(name, ...)."""
+    return hashlib.sha256(label(name) + b"".join(parts)).digest()
+
+
+def _extract(salt: bytes, key: bytes) -> bytes:
+    return hmac.new(salt, key, hashlib.sha256).digest()
+
+
+def _expand(key: bytes, info: bytes, size: int) -> bytes:
+    found, block = b"", b""
+    while len(found) < size:
+        block = hmac.new(key, block + info + bytes([len(found) // 32 + 1]), hashlib.sha256).digest()
+        found += block
+    return found[:size]
+
+
+def derive(key: bytes, name: str, context: bytes) -> bytes:
+    """derive(key, name, context)."""
+    return _expand(_extract(ZERO, key), label(name) + context, 32)
+
+
+# --- 4: primitives ---------------------------------------------------------------------------
+def verify(name: str, key: bytes, message: bytes, signature: bytes) -> None:
+    """Verify an Ed25519 signature."""
+    verify_raw(key, label(name) + message, signature)
+
+
+def verify_raw(key: bytes, message: bytes, signature: bytes) -> None:
+    """Verify an Ed25519 signature over bytes without label."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except InvalidSignature:
+        raise Refused("bad-signature") from None
+
+
+def verify_hybrid(name: str, keys: list[bytes], message: bytes, signatures: list[bytes]) -> None:
+    """Verify both signatures."""
+    verify(name, keys[0], message, signatures[0])
+    try:
+        MLDSA65PublicKey.from_public_bytes(keys[1]).verify(signatures[1], label(name) + message)
+    except InvalidSignature:
+        raise Refused("bad-signature") from None
+
+
+def _private(seed: bytes) -> tuple[MLKEM768PrivateKey, X25519PrivateKey]:
+    expanded = hashlib.shake_256(seed).digest(96)
+    return (
+        MLKEM768PrivateKey.from_seed_bytes(expanded[:64]),
+        X25519PrivateKey.from_private_bytes(expanded[64:]),
+    )
+
+
+def seal_public(seed: bytes) -> bytes:
+    """Return the public sealing key of a seed (4.1)."""
+    mlkem, x25519 = _private(seed)
+    return mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+
+
+def unseal(seed: bytes, sealed: bytes, info: bytes) -> bytes:
+    """Open HPKE base mode with X-Wing, HKDF-SHA256 and ChaCha20-Poly1305 (4.1)."""
+    mlkem, x25519 = _private(seed)
+    pk = x25519.public_key().public_bytes_raw()
+    ct_m, ct_x, ciphertext = sealed[:1_088], sealed[1_088:1_120], sealed[1_120:]
+    try:
+        ss_m = mlkem.decapsulate(ct_m)
+        ss_x = x25519.exchange(X25519PublicKey.from_public_bytes(ct_x))
+    except ValueError:
+        raise Refused("cannot-open") from None
+    secret = hashlib.sha3_256(ss_m + ss_x + ct_x + pk + bytes.fromhex("5c2e2f2f5e5c")).digest()
+    suite = b"HPKE" + bytes.fromhex("647a00010003")
+    start = b"HPKE-v1" + suite  # RFC 9180 sections 4 and 5.1
+
+    def extract(salt: bytes, name: bytes, key: bytes) -> bytes:
+        return _extract(salt or ZERO, start + name + key)
+
+    def expand(key: bytes, name: bytes, context: bytes, size: int) -> bytes:
+        return _expand(key, size.to_bytes(2, "big") + start + name + context, size)
+
+    context = b"\0" + extract(b"", b"psk_id_hash", b"") + extract(b"", b"info_hash", info)
+    key = extract(secret, b"secret", b"")
+    try:
+        return ChaCha20Poly1305(expand(key, b"key", context, 32)).decrypt(
+            expand(key, b"base_nonce", context, 12), ciphertext, None
+        )
+    except InvalidTag:
+        raise Refused("cannot-open") from None
+
+
+def decrypt_body(key: bytes, context: bytes, data: bytes) -> bytes:
+    """Open C2SP chunked encryption with SHA-512 and AES-256-GCM (4.2)."""
+    salt, commitment, rest = data[:24], data[24:56], data[56:]
+    info = b"c2sp.org/chunked-encryption@v1+AEAD_AES_256_GCM\0" + salt + context
+    derived = HKDFExpand(SHA512(), 76, info).derive(key)
+    need(hmac.compare_digest(commitment, derived[44:]), "cannot-open")
+    aead, base = AESGCM(derived[:32]), int.from_bytes(derived[32:44], "big")
+    size = 16_384 + 16
+    chunks = [rest[at : at + size] for at in range(0, len(rest), size)]
+    need(chunks and len(chunks[-1]) < size, "cannot-open")
+    try:
+        return b"".join(
+            aead.decrypt((base ^ number).to_bytes(12, "big"), chunk, None)
+            for number, chunk in enumerate(chunks)
+        )
+    except (InvalidTag, ValueError):
+        raise Refused("cannot-open") from None
+
+
+# --- 4.3: checks of public keys --------------------------------------------------------------
+def ed25519(value: Value) -> Value:
+    """A bin(32) that is an acceptable Ed25519 key."""
+    bin32(value)
+    y = int.from_bytes(value, "little") & (2**255 - 1)
+    need(y < P, "weak-key")
+    d = -121665 * pow(121666, -1, P) % P
+    square = (y * y - 1) * pow(d * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if x * x % P != square:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    need(x * x % P == square, "weak-key")
+    for _ in range(3):  # eight times a point of small order is the neutral element
+        product = d * x * x * y * y
+        x, y = (
+            2 * x * y * pow(1 + product, -1, P) % P,
+            (y * y + x * x) * pow(1 - product, -1, P) % P,
+        )
+    need((x, y) != (0, 1), "weak-key")
+    return value
+
+
+def sealing(value: Value) -> Value:
+    """A bin(1216) that is an acceptable sealing key."""
+    fixed(1_216)(value)
+    need(int.from_bytes(value[1_184:], "little") < P, "weak-key")
+    try:
+        MLKEM768PublicKey.from_public_bytes(value[:1_184])
+        trial = X25519PrivateKey.from_private_bytes(b"\x40" * 32)
+        trial.exchange(X25519PublicKey.from_public_bytes(value[1_184:]))
+    except ValueError:
+        raise Refused("weak-key") from None
+    return value
+
+
+def certificate(value: Value) -> Value:
+    """A bin(..2048) that is a certificate with an acceptable Ed25519 key."""
+    upto(2_048)(value)
+    certificate_key(value)
+    return value
+
+
+def certificate_key(der: bytes) -> bytes:
+    """Return the Ed25519 key in a certificate."""
+    try:
+        key = x509.load_der_x509_certificate(der).public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        raise Refused("weak-key") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise Refused("weak-key")
+    public: bytes = ed25519(key.public_bytes_raw())
+    return public
+
+
+hybrid: Final = row(ed25519, fixed(1_952))
+
+
+# --- 5: key statements -----------------------------------------------------------------------
+_WIRE: Final = row(
+    upto(1_024), maybe(upto(49_152)), many(0, 8, row(uint(0, 7), bin64, fixed(3_309)))
+)
+_CORE: Final = row(
+    uint(), text(), bin32, bin32, uint(0, 512), bin32, uint(), bin32
+)  # fmt: skip
+
+
+def _inception(body: Value) -> Json:
+    found: Json = record(
+        keys=many(1, 8, hybrid), threshold=uint(1), next=many(1, 8, bin32),
+        next_threshold=uint(1), revocation=bin32,
+    )(body)  # fmt: skip
+    need(found["threshold"] <= len(found["keys"]))
+    need(found["next_threshold"] <= len(found["next"]))
+    _distinct([part for key in found["keys"] for part in key] + found["next"])
+    return found
+
+
+def _distinct(keys: list[bytes]) -> None:
+    need(len(set(keys)) == len(keys), "weak-key")
+
+
+def _key_name(value: Value) -> Value:
+    text()(value)
+    need(len(value.encode()) <= 255, "over-limit")
+    need("+" not in value and not any(character.isspace() for character in value))
+    return value
+
+
+def _endpoint(value: Value) -> Value:
+    text()(value)
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        raise Refused("bad-encoding") from None
+    need(parts.hostname and port and value == f"wss://{parts.netloc}" and "@" not in value)
+    return value
+
+
+def _seal_key(value: Value) -> Value:
+    found = row(sealing, uint(), uint())(value)
+    need(found[1] < found[2])
+    return found
+
+
+def _card(body: Value) -> Json:
+    named = row(_key_name, ed25519, fixed(1_312))
+    found: Json = record(
+        authority=text(), country=text(2), role=text(), contact=text(),
+        endpoints=many(0, 8, _endpoint), expires=uint(), min_suite=uint(1, 255), message=ed25519,
+        seal=many(1, 8, _seal_key), link=hybrid, log=named, witness=named,
+        tls=many(1, 4, certificate),
+    )(body)  # fmt: skip
+    need(re.fullmatch("[A-Z]{2}", found["country"]))
+    roles = {"national-authority", "regional-centre", "international-organisation"}
+    need(found["role"] in roles)
+    _distinct(_card_keys(found))
+    return found
+
+
+def _card_keys(card: Json) -> list[bytes]:
+    return [
+        card["message"], *card["link"], *card["log"][1:], *card["witness"][1:],
+        *(key for key, _, _ in card["seal"]), *map(certificate_key, card["tls"]),
+    ]  # fmt: skip
+
+
+def read_statement(wire: bytes) -> Json:
+    """Return a statement, well-formed and unverified (5.1)."""
+    core, body, signatures = _WIRE(read(wire, 49_152))
+    fields = read(core, 1_024)
+    need(type(fields) is list and len(fields) == 8)
+    need(uint()(fields[0]) == 1, "unsupported-version")
+    _, kind, network, node_id, n, prev, issued, digest = _CORE(fields)
+    indexes = [index for index, _, _ in signatures]
+    need(indexes == sorted(set(indexes)))
+    found = {
+        "wire": wire, "core": core, "type": kind, "network": network, "node_id": node_id, "n": n,
+        "prev": prev, "issued": issued, "digest": h("statement", core), "body": None,
+        "signatures": signatures, "signers": indexes,
+    }  # fmt: skip
+    if body is None:
+        need(kind == "card" and not signatures)
+        return found
+    need(h("statement-body", body) == digest)
+    readers = {"inception": _inception, "card": _card}
+    need(kind in readers, "unsupported-version")
+    return {**found, "body": readers[kind](read(body, 49_152))}
+
+
+def start(first: Json, network: bytes) -> list[Json]:
+    """Verify statement 0; return the chain (5.2, 5.4)."""
+    need(first["network"] == network, "wrong-network")
+    need((first["n"], first["type"], first["prev"]) == (0, "inception", ZERO), "bad-statement")
+    fields = read(first["core"], 1_024)
+    fields[3] = b""
+    need(h("node", enc(fields)) == first["node_id"], "bad-statement")
+    _signed(first, first["body"])
+    return [first]
+
+
+def _signed(made: Json, inception: Json) -> None:
+    need(len(made["signatures"]) >= inception["threshold"], "bad-statement")
+    for index, *signatures in made["signatures"]:
+        need(index < len(inception["keys"]), "bad-statement")
+        keys = inception["keys"][index]
+        verify_hybrid(f"key/{made['type']}", keys, made["digest"], signatures)
+
+
+def extend(chain: list[Json], made: Json) -> list[Json]:
+    """Verify a statement as the next one, or as one that is held (5.4)."""
+    need(made["network"] == chain[0]["network"], "wrong-network")
+    need(made["node_id"] == chain[0]["node_id"], "bad-statement")
+    n = made["n"]
+    if n < len(chain):
+        if chain[n]["digest"] != made["digest"]:
+            need(made["body"], "bad-statement")
+            _later(chain, made)
+            raise Refused("equivocation")
+        if chain[n]["body"] is None and made["body"] is not None:
+            _later(chain, made)
+            return [*chain[:n], made, *chain[n + 1 :]]
+        return chain
+    need(n == len(chain) and made["prev"] == chain[-1]["digest"], "bad-statement")
+    need(made["issued"] >= chain[-1]["issued"], "bad-statement")
+    if made["body"] is not None:
+        _later(chain, made)
+    return [*chain, made]
+
+
+def _later(chain: list[Json], made: Json) -> None:
+    need(made["type"] == "card", "bad-statement")
+    inception, card = chain[0]["body"], made["body"]
+    identity = {part for key in inception["keys"] for part in key}
+    need(identity.isdisjoint(_card_keys(card)), "weak-key")
+    need(card["expires"] - made["issued"] <= 400 * DAY, "bad-statement")
+    _signed(made, inception)
+
+
+def read_bundle(data: bytes, network: bytes) -> list[Json]:
+    """Verify a bundle; return the chain (6)."""
+    outer = read(data, MIB)
+    need(type(outer) is list and len(outer) == 2)
+    need(uint()(outer[0]) == 1, "unsupported-version")
+    first, *others = map(read_statement, many(1, 512, upto(49_152))(outer[1]))
+    chain = start(first, network)
+    for made in others:
+        chain = extend(chain, made)
+    need(chain[-1]["type"] == "card" and chain[-1]["body"], "bad-statement")
+    return chain
+
+
+def read_armor(block: str) -> bytes:
+    """Return the bundle in its text form (6)."""
+    need(len(block) <= 2 * MIB, "over-limit")
+    block = block.replace("\r\n", "\n").strip()
+    begin, end = (f"-----{word} PICKET CARD-----" for word in ("BEGIN", "END"))
+    lines = block.split("\n")
+    need(lines[0] == begin and lines[-1] == end)
+    try:
+        bundle = base64.b64decode("".join(lines[1:-1]), validate=True)
+    except ValueError:
+        raise Refused("bad-encoding") from None
+    shown = base64.b64encode(bundle).decode()
+    wrapped = [shown[at : at + 64] for at in range(0, len(shown), 64)]
+    need(bundle and lines == [begin, *wrapped, end])
+    return bundle
+
+
+# --- 7: what people compare ------------------------------------------------------------------
+_ALPHABET: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
+
+
+def _luhn(block: str) -> str:
+    total = 0
+    for place, letter in enumerate(block):
+        product = _ALPHABET.index(letter) * (1 if place % 2 else 2)
+        total += product // 32 + product % 32
+    return _ALPHABET[(32 - total % 32) % 32]
+
+
+def show_id(node_id: bytes) -> str:
+    """Return the text form of a node id (7.1)."""
+    letters = base64.b32encode(node_id).decode().rstrip("=")
+    blocks = [letters[at : at + 13] for at in range(0, 52, 13)]
+    shown = "".join(block + _luhn(block) for block in blocks)
+    return "-".join(shown[at : at + 7] for at in range(0, 56, 7))
+
+
+def read_id(shown: str) -> bytes:
+    """Return the node id in its text form (7.1)."""
+    letters = re.sub(r"[ \n-]", "", shown.strip().upper())
+    letters = letters.replace("0", "O").replace("1", "I").replace("8", "B")
+    need(len(letters) == 56 and set(letters) <= set(_ALPHABET))
+    blocks = [letters[at : at + 14] for at in range(0, 56, 14)]
+    need(all(_luhn(block[:13]) == block[13] for block in blocks))
+    node_id = base64.b32decode("".join(block[:13] for block in blocks) + "====")
+    need(show_id(node_id).replace("-", "") == letters)
+    return node_id
+
+
+def safety_number(a: bytes, b: bytes, network: bytes) -> str:
+    """Return the 60 digits of two nodes (7.2)."""
+    sides = []
+    for node_id in (a, b):
+        d = label("safety") + network + node_id
+        for _ in range(5_200):
+            d = hashlib.sha512(d + node_id).digest()
+        groups = [int.from_bytes(d[at : at + 5], "big") % 100_000 for at in range(0, 30, 5)]
+        sides.append("".join(f"{group:05}" for group in groups))
+    digits = "".join(sorted(sides))
+    return " ".join(digits[at : at + 5] for at in range(0, 60, 5))
+
+
+# --- 8: envelopes ----------------------------------------------------------------------------
+_ENVELOPE: Final = row(
+    upto(1_024), bin64, upto(73_728), maybe(upto(524_288)), maybe(many(2, 256, upto(1_168)))
+)
+_HEADER: Final = row(upto(1_024), maybe(bin32), bin32)
+_AUDIENCE: Final = row(bin32, many(1, 255, row(bin32, bin32)), many(0, 16, bin32))
+_PRE: Final = (
+    ("version", uint()), ("suite", uint()), ("network", bin32), ("author", bin32),
+    ("card_n", uint(0, 512)), ("incarnation", uint(1, 2**32 - 1)), ("stream", fixed(16)),
+    ("seq", uint(1, 2**53)), ("prev", bin32), ("created", uint()), ("expires", uint()),
+    ("kind", uint(0, 255)), ("epoch", uint(1, 2**32 - 1)), ("opener", maybe(bin32)),
+    ("audience_digest", bin32), ("anchor", maybe(row(text(), uint(0, 2**48), bin32))),
+)  # fmt: skip
+
+
+def read_envelope(wire: bytes) -> Json:
+    """Return an envelope, well-formed and unverified (8.1 to 8.3)."""
+    header, signature, ciphertext, audience, slots = _ENVELOPE(read(wire, 524_288))
+    pre, slots_digest, ciphertext_digest = _HEADER(read(header, 1_024))
+    values = read(pre, 1_024)
+    need(type(values) is list and len(values) == len(_PRE))
+    need(uint()(values[0]) == 1 and uint()(values[1]) == 1, "unsupported-version")
+    found: Json = {name: check(value) for (name, check), value in zip(_PRE, values, strict=True)}
+    need(found["kind"] == 1, "unsupported-version")
+    need(0 < found["expires"] - found["created"] <= 90 * DAY)
+    need((found["seq"] == 1) == (found["prev"] == ZERO))
+    later = [part is None for part in (audience, slots, slots_digest)]
+    need(all(later) if found["opener"] is not None else not any(later))
+    found |= {
+        "pre": pre, "id": h("envelope", header), "signature": signature, "ciphertext": ciphertext,
+        "ciphertext_digest": ciphertext_digest, "slots_digest": slots_digest,
+        "audience_bytes": audience, "audience": None, "slots": slots or [],
+    }  # fmt: skip
+    if audience is not None:
+        need(all(len(slot) in {32, 1_168} for slot in slots))
+        found["audience"] = _read_audience(audience, found["author"], len(slots))
+    return found
+
+
+def _read_audience(data: bytes, author: bytes, slots: int) -> Json:
+    ekid, recipients, carriers = _AUDIENCE(read(data, 524_288))
+    ids = [node_id for node_id, _ in recipients]
+    good = ids == sorted(set(ids)) and carriers == sorted(set(carriers))
+    need(good and len({author, *ids, *carriers}) == 1 + len(ids) + len(carriers), "wrong-audience")
+    need(slots == 1 + len(ids), "wrong-audience")
+    return {"author_ekid": ekid, "recipients": recipients, "carriers": carriers}
+
+
+def verify_envelope(made: Json, network: bytes, message_key: bytes) -> None:
+    """Verify an envelope, steps 2 to 4 (8.5)."""
+    need(made["network"] == network, "wrong-network")
+    verify("message", message_key, made["id"], made["signature"])
+    need(h("ciphertext", made["ciphertext"]) == made["ciphertext_digest"], "bad-digest")
+    if made["audience"] is not None:
+        need(h("audience", made["audience_bytes"]) == made["audience_digest"], "bad-digest")
+        digests = [slot if len(slot) == 32 else h("slot-digest", slot) for slot in made["slots"]]
+        need(h("slots", *digests) == made["slots_digest"], "bad-digest")
+
+
+def check_epoch(made: Json, opener: Json) -> None:
+    """Check that an envelope belongs to the epoch of its opener (8.3)."""
+    for name in ("author", "stream", "incarnation", "epoch", "audience_digest"):
+        need(made[name] == opener[name], "bad-digest")
+
+
+def open_slot(opener: Json, node_id: bytes, seed: bytes) -> bytes:
+    """Return the epoch key out of our slot (8.3)."""
+    audience = opener["audience"]
+    members = [[opener["author"], audience["author_ekid"]], *audience["recipients"]]
+    places = [at for at, (member, _) in enumerate(members) if member == node_id]
+    need(places, "wrong-audience")
+    slot, ekid = opener["slots"][places[0]], members[places[0]][1]
+    need(len(slot) == 1_168, "cannot-open")
+    need(h("ekid", seal_public(seed)) == ekid, "cannot-open")
+    return unseal(seed, slot, label("slot") + h("pre", opener["pre"]) + ekid)
+
+
+def admit(made: Json, view: Json, giver: bytes, now: int) -> str:
+    """Return our part in an envelope that *giver* delivered (12.2, steps 2 to 12)."""
+
+    def given_by_member(audience: Json) -> None:
+        members = [made["author"], *(node_id for node_id, _ in audience["recipients"])]
+        need(giver in [*members, *audience["carriers"]], "wrong-audience")
+
+    opener = view["held"].get(made["opener"] or made["id"])
+    if made["id"] in view["held"]:
+        need(opener, "unknown-epoch")
+        given_by_member(opener["audience"])
+        return "known"
+    own = made["author"] == view["node_id"]
+    need(own or made["author"] in view["accepts"], "untrusted-key")
+    need((made["author"], made["card_n"]) in view["cards"], "unknown-card")
+    message_key = view["cards"][made["author"], made["card_n"]]
+    verify_envelope(made, view["network"], message_key)
+    need(not own, "own-envelope")
+    audience = made["audience"]
+    if audience is None:
+        need(opener, "unknown-epoch")
+        check_epoch(made, opener)
+        audience = opener["audience"]
+    given_by_member(audience)
+    if view["node_id"] in [node_id for node_id, _ in audience["recipients"]]:
+        return "recipient"
+    need(view["node_id"] in audience["carriers"] and view["carries"], "wrong-audience")
+    need(now < made["expires"], "expired")
+    return "carrier"
+
+
+def padded_size(size: int) -> int:
+    """Return the padded size of L = *size* (8.4)."""
+    if size <= 1_024:
+        return 1_024
+    e = size.bit_length() - 1
+    step = 1 << (e - e.bit_length())
+    return -(-size // step) * step
+
+
+def open_envelope(made: Json, epoch_key: bytes) -> tuple[bytes, bytes]:
+    """Return content key and body (8.4)."""
+    digest = h("pre", made["pre"])
+    key = derive(epoch_key, "content-key", digest)
+    context = label("body") + digest + (made["slots_digest"] or ZERO)
+    padded = decrypt_body(key, context, made["ciphertext"])
+    size = int.from_bytes(padded[:4], "big")
+    good = size <= 65_536 and len(padded) == padded_size(4 + size) and not any(padded[4 + size :])
+    need(good, "cannot-open")
+    return key, padded[4 : 4 + size]
+
+
+# --- 10 and 11: frames and links -------------------------------------------------------------
+def _code(value: Value) -> Value:
+    text(64)(value)
+    need(re.fullmatch("[A-Za-z0-9-]+", value), "bad-frame")
+    return value
+
+
+_RECEIPT: Final = row(bin32, uint(0, 2**48), upto(256), many(0, 64, bin32))
+_FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
+    1: ("hello", {"versions": many(1, 16, uint(0, 255)), "network": bin32, "node_id": bin32,
+                  "nonce": bin32, "chain_n": uint(0, 512), "chain_head": bin32}),
+    2: ("proof", {"ed25519": bin64, "mldsa65": fixed(3_309)}),
+    3: ("want_statements", {"node_id": bin32, "first": uint(0, 512)}),
+    4: ("statements", {"node_id": bin32, "wires": many(1, 64, upto(49_152))}),
+    5: ("deliver", {"wires": many(1, 256, upto(524_288))}),
+    6: ("receipts", {"recipient": bin32, "checkpoint": upto(65_536),
+                     "items": many(1, 256, _RECEIPT)}),
+    7: ("refuse", {"items": many(1, 256, row(bin32, _code, uint(0, 7_776_000_000)))}),
+    8: ("bye", {"code": _code}),
+    9: ("settled", {"items": many(1, 256, row(bin32, bin32))}),
+}  # fmt: skip
+
+
+def read_frame(payload: bytes) -> Json:
+    """Return a frame (10)."""
+    value = read(payload, MIB)
+    need(type(value) is list and value)
+    number = uint(0, 255)(value[0])
+    need(number in _FRAMES, "bad-frame")
+    name, checks = _FRAMES[number]
+    fields = row(*checks.values())(value[1:])
+    return {"type": name, **dict(zip(checks, fields, strict=True))}
+
+
+def transcript(dialer: bytes, acceptor: bytes, dialer_der: bytes, acceptor_der: bytes) -> bytes:
+    """Return T of two hellos and two certificates (11.3)."""
+    digests = [h("certificate", der) for der in (dialer_der, acceptor_der)]
+    return h("link", enc([dialer, acceptor, *digests]))
+
+
+def frame_key(side: str, t: bytes) -> bytes:
+    """Return the key of what *side* sends (11.4)."""
+    return h("frame-key", side.encode(), t)
+
+
+def tag(key: bytes, n: int, payload: bytes) -> bytes:
+    """Return the tag of the n-th frame of a direction (11.4)."""
+    return h("frame", key, n.to_bytes(8, "big"), payload)[:16]
+
+
+class Dialer:
+    """The dialing end of one link, as far as it receives (11.5)."""
+
+    def __init__(self, given: Json, held: tuple[int, bytes]) -> None:
+        self.given, self.held = given, held
+        self.state, self.n, self.t = "hello", 0, b""
+        self.peer_chain: tuple[int, bytes] = (0, b"")
+        self.bye: str | None = None
+        self.asks_from: int | None = None
+
+    def receive(self, message: bytes) -> None:
+        """Take one message."""
+        need(len(message) <= MIB, "over-limit")
+        if self.state == "hello":
+            self._hello(message)
+            return
+        key, payload = frame_key("acceptor", self.t), message[16:]
+        need(hmac.compare_digest(message[:16], tag(key, self.n, payload)), "bad-frame")
+        self.n += 1
+        frame = read_frame(payload)
+        if self.state == "proof":
+            self._proof(frame)
+            return
+        need(frame["type"] not in {"hello", "proof"}, "bad-frame")
+        if frame["type"] == "bye":
+            self.state, self.bye = "closed", frame["code"]
+
+    def _hello(self, message: bytes) -> None:
+        frame, given = read_frame(message), self.given
+        need(frame["type"] == "hello", "bad-frame")
+        need(1 in frame["versions"], "unsupported-version")
+        need(frame["network"] == given["network"], "wrong-network")
+        need(frame["node_id"] == given["birch"], "untrusted-key")
+        need(message != given["dialer_hello"], "untrusted-key")
+        self.peer_chain = (frame["chain_n"], frame["chain_head"])
+        self.t = transcript(
+            given["dialer_hello"], message, given["dialer_certificate"],
+            given["acceptor_certificate"],
+        )  # fmt: skip
+        self.state = "proof"
+
+    def _proof(self, frame: Json) -> None:
+        need(frame["type"] == "proof", "bad-frame")
+        signatures = [frame["ed25519"], frame["mldsa65"]]
+        verify_hybrid("link/acceptor", self.given["birch_link"], self.t, signatures)
+        self.state = "open"
+        (n, head), (known, known_head) = self.peer_chain, self.held
+        if n > known:
+            self.asks_from = known + 1
+        elif n == known and head != known_head:
+            self.asks_from = n
+
+
+# --- 13: the log and receipts ----------------------------------------------------------------
+_ENTRY: Final = row(uint(1, 1), uint(1, 10), bin32, bin32, fixed(16))
+
+
+def read_entry(data: bytes) -> Json:
+    """Return a log entry (13.2)."""
+    _, kind, subject, local, blind = _ENTRY(read(data, 256))
+    return {"kind": kind, "subject": subject, "local": local, "blind": blind}
+
+
+def _base64(shown: str) -> bytes:
+    try:
+        data = base64.b64decode(shown, validate=True)
+    except ValueError:
+        raise Refused("bad-encoding") from None
+    need(base64.b64encode(data).decode() == shown)
+    return data
+
+
+def read_note(data: bytes) -> tuple[str, dict[tuple[str, bytes], bytes]]:
+    """Return text and signatures of a signed note (13.3)."""
+    need(len(data) <= 65_536, "over-limit")
+    try:
+        whole = data.decode()
+    except UnicodeDecodeError:
+        raise Refused("bad-encoding") from None
+    need(not any(character < " " and character != "\n" for character in whole))
+    body, found, tail = whole.rpartition("\n\n")
+    need(found and body and tail.endswith("\n"))
+    lines = tail[:-1].split("\n")
+    need(len(lines) <= 16, "over-limit")
+    signatures: dict[tuple[str, bytes], bytes] = {}
+    for line in lines:
+        match = re.fullmatch("\u2014 ([^ ]+) ([^ ]+)", line)
+        if match is None:
+            raise Refused("bad-encoding")
+        name, signature = _key_name(match[1]), _base64(match[2])
+        need(len(signature) > 4 and (name, signature[:4]) not in signatures)
+        signatures[name, signature[:4]] = signature[4:]
+    return body + "\n", signatures
+
+
+def key_id(name: str, kind: int, key: bytes) -> bytes:
+    """Return the id of a note key (13.3)."""
+    return hashlib.sha256(name.encode() + b"\n" + bytes([kind]) + key).digest()[:4]
+
+
+def read_checkpoint(data: bytes, log: list[Value]) -> Json:
+    """Verify a checkpoint under the keys of its log (13.4)."""
+    name, ed_key, ml_key = log
+    body, signatures = read_note(data)
+    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]*)\n([^\n]+)\n", body)
+    if match is None:
+        raise Refused("bad-encoding")
+    origin, size, root = _key_name(match[1]), int(match[2]), _base64(match[3])
+    need(size <= 2**48 and len(root) == 32)
+    need(origin == name, "bad-signature")
+    first = signatures.get((name, key_id(name, 1, ed_key)))
+    second = signatures.get((name, key_id(name, 6, ml_key)))
+    if first is None or second is None:
+        raise Refused("bad-signature")
+    need(len(first) == 64, "bad-signature")
+    verify_raw(ed_key, body.encode(), first)
+    time = int.from_bytes(second[:8], "big")
+    need(time < 2**63, "bad-signature")
+    raw = name.encode()
+    named = bytes([len(raw)]) + raw
+    message = b"subtree/v1\n\0" + named + second[:8] + named + bytes(8) + size.to_bytes(8, "big")
+    try:
+        MLDSA44PublicKey.from_public_bytes(ml_key).verify(second[8:], message + root)
+    except InvalidSignature:
+        raise Refused("bad-signature") from None
+    return {"origin": origin, "size": size, "root": root, "time": time, "text": body}
+
+
+def check_inclusion(index: int, size: int, leaf: bytes, proof: list[bytes], root: bytes) -> None:
+    """Verify that a leaf is in a tree (RFC 9162 section 2.1.3.2)."""
+    need(index < size, "bad-proof")
+    fn, sn, r = index, size - 1, leaf
+    for p in proof:
+        need(sn, "bad-proof")
+        if fn % 2 or fn == sn:
+            r = hashlib.sha256(b"\1" + p + r).digest()
+            while fn % 2 == 0 and fn:
+                fn, sn = fn // 2, sn // 2
+        else:
+            r = hashlib.sha256(b"\1" + r + p).digest()
+        fn, sn = fn // 2, sn // 2
+    need(sn == 0 and r == root, "bad-proof")
+
+
+def verify_receipts(frame: Json, log: list[Value]) -> Json:
+    """Verify a receipts frame, steps 2 to 4 (13.5)."""
+    checkpoint = read_checkpoint(frame["checkpoint"], log)
+    items = []
+    for envelope_id, index, data, proof in frame["items"]:
+        try:
+            entry = read_entry(data)
+        except Refused:
+            raise Refused("bad-receipt") from None
+        need(entry["subject"] == envelope_id and entry["kind"] in {1, 3}, "bad-receipt")
+        leaf = hashlib.sha256(b"\0" + data).digest()
+        check_inclusion(index, checkpoint["size"], leaf, proof, checkpoint["root"])
+        items.append([envelope_id, index, entry["kind"]])
+    return {**checkpoint, "recipient": frame["recipient"], "items": items}
+
+
+# --- 18: the keystore ------------------------------------------------------------------------
+_KEYSTORE: Final = row(
+    text(), uint(), text(), uint(19_456, MIB), uint(1, 10), uint(1, 1), fixed(16), fixed(12),
+    upto(65_536),
+)  # fmt: skip
+
+
+def open_keystore(data: bytes, passphrase: str) -> dict[str, bytes]:
+    """Return the secrets in a keystore file."""
+    typed = unicodedata.normalize("NFC", passphrase.removesuffix("\n"))
+    need(8 <= len(typed) <= 1_024, "bad-keystore")
+    try:
+        fields = _KEYSTORE(read(data, 65_536))
+    except Refused:
+        raise Refused("bad-keystore") from None
+    need(fields[:3] == ["picket-keystore", 1, "argon2id"], "bad-keystore")
+    memory, iterations, lanes, salt, nonce, ciphertext = fields[3:]
+    key = Argon2id(
+        salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory
+    ).derive(typed.encode())
+    try:
+        plain = AESGCM(key).decrypt(nonce, ciphertext, enc(fields[:8]))
+    except InvalidTag:
+        raise Refused("wrong-passphrase") from None
+    secrets: dict[str, bytes] = read(plain, 65_536)
+    return secrets
+
+
+# --- the vectors -----------------------------------------------------------------------------
+class Case:
+    """One case of a file."""
+
+    def __init__(self, vectors: Json, case: Json) -> None:
+        self.vectors, self.case, self.op = vectors, case, case["op"]
+
+    def given(self, name: str) -> bytes:
+        """Return what the file gives under *name*."""
+        return bytes.fromhex(self.vectors["given"][name])
+
+    @property
+    def data(self) -> bytes:
+        """The input, put together."""
+        source = self.case["input"]
+        if isinstance(source, str):
+            return bytes.fromhex(source)
+        if "repeat" in source:
+            return b"".join(bytes.fromhex(part) * times for part, times in source["repeat"])
+        data = self.given(source["of"])
+        for at, dropped, put in reversed(source["splices"]):
+            data = data[:at] + bytes.fromhex(put) + data[at + dropped :]
+        return data
+
+
+def _plain(value: Value) -> Value:
+    """Return bytes as hex, as the expected values have them."""
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _tagged(value: Value) -> Value:
+    """Return a value as canonical.json describes."""
+    if isinstance(value, bytes):
+        return {"bytes": value.hex()}
+    if type(value) is int and abs(value) > 2**53:
+        return {"int": str(value)}
+    if isinstance(value, list):
+        return [_tagged(item) for item in value]
+    if isinstance(value, dict):
+        return {"map": [[key, _tagged(item)] for key, item in value.items()]}
+    return value
+
+
+def _canonical(case: Case) -> Json:
+    value = read(case.data, MIB)
+    return {"value": _tagged(value)} if "value" in case.case.get("expect", {}) else {}
+
+
+def _shown(made: Json) -> Json:
+    body = made["body"] or {}
+    ekids = [h("ekid", key) for key, _, _ in body.get("seal", [])]
+    return {**made, **body, "ekids": ekids}
+
+
+def _statement(case: Case) -> Json:
+    made = read_statement(case.data)
+    if case.op == "statement.parse":
+        return _shown(made)
+    if case.op == "chain.start":
+        return _shown(start(made, case.given(case.case["network"]))[0])
+    first, *others = [read_statement(case.given(name)) for name in case.case["chain"]]
+    chain = start(first, case.given("network"))
+    for other in others:
+        chain = extend(chain, other)
+    return {**_shown(made), "length": len(extend(chain, made))}
+
+
+def _bundle(case: Case) -> Json:
+    bundle = case.data if case.op == "bundle.verify" else read_armor(case.data.decode())
+    head = read_bundle(bundle, case.given("network"))[-1]
+    qr = f"picket-card:{show_id(head['node_id'])}:{h('card-bundle', bundle).hex()}"
+    return {"node_id": head["node_id"], "n": head["n"], "head": head["digest"], "qr": qr}
+
+
+def _envelope(case: Case) -> Json:
+    def verified(wire: bytes) -> Json:
+        made = read_envelope(wire)
+        network, key = (
+            case.given(case.case.get(name, name)) for name in ("network", "message_key")
+        )
+        verify_envelope(made, network, key)
+        return made
+
+    if case.op == "envelope.padding":
+        sizes = [size for size, _ in case.case["expect"]["sizes"]]
+        return {"sizes": [[size, padded_size(4 + size)] for size in sizes]}
+    if case.op == "envelope.parse":
+        return read_envelope(case.data)
+    if case.op == "envelope.admit":
+        return {"part": _admit(case)}
+    made = verified(case.data)
+    if case.op == "envelope.verify":
+        return {**made, "slots": len(made["slots"])}
+    name = case.case["opener"]
+    opener = made if name == "self" else verified(case.given(name))
+    if made["id"] != opener["id"]:
+        check_epoch(made, opener)
+    if case.op == "envelope.epoch":
+        return {}
+    node = case.vectors["nodes"][case.case["as"]]
+    epoch_key = open_slot(opener, bytes.fromhex(node["node_id"]), bytes.fromhex(node["seal_seed"]))
+    key, body = open_envelope(made, epoch_key)
+    return {"epoch_key": epoch_key, "content_key": key, "body": body}
+
+
+def _admit(case: Case) -> str:
+    rest = case.case
+
+    def node(name: str) -> bytes:
+        return bytes.fromhex(case.vectors["nodes"][name]["node_id"])
+
+    held = [read_envelope(case.given(name)) for name in rest["holds"]]
+    view = {
+        "node_id": node(rest["as"]), "network": case.given(rest["network"]),
+        "accepts": list(map(node, rest["accepts"])), "carries": rest["carries"],
+        "cards": {(node(name), 1): case.given("message_key") for name in rest["cards"]},
+        "held": {made["id"]: made for made in held},
+    }  # fmt: skip
+    return admit(read_envelope(case.data), view, node(rest["giver"]), rest["now"])
+
+
+def _frame(case: Case) -> Json:
+    if case.op == "frame.decode":
+        return read_frame(case.data)
+    names = ("dialer_hello", "acceptor_hello", "dialer_certificate", "acceptor_certificate")
+    t = transcript(*(case.given(name) for name in names))
+    need(t == case.given("transcript"), "transcript")
+    keys = [frame_key(side, t) for side in ("dialer", "acceptor")]
+    need([key.hex() for key in keys] == case.vectors["given"]["frame_keys"], "frame_keys")
+    payloads = [bytes.fromhex(payload) for payload in case.case["expect"]["payloads"]]
+    tagged = [tag(keys[1], n, payload) + payload for n, payload in enumerate(payloads)]
+    return {"payloads": payloads, "messages": tagged}
+
+
+def _link(case: Case) -> Json:
+    names = ("network", "birch", "dialer_hello", "dialer_certificate", "acceptor_certificate")
+    given: Json = {name: case.given(name) for name in names}
+    given["birch_link"] = [bytes.fromhex(key) for key in case.vectors["given"]["birch_link"]]
+    n, head = case.case.get("held", [1, case.vectors["given"]["birch_head"]])
+    dialer = Dialer(given, (n, bytes.fromhex(head)))
+    for name in case.case["receives"]:
+        dialer.receive(bytes.fromhex(case.vectors["given"]["messages"][name]))
+    return {"state": dialer.state, "bye": dialer.bye, "asks_from": dialer.asks_from}
+
+
+def _log(case: Case) -> Json:
+    if case.op == "entry.parse":
+        return read_entry(case.data)
+    if case.op == "entry.local":
+        return {"local": h("log-local", bytes.fromhex(case.case["blind"]), case.data)}
+    name, *keys = case.vectors["given"][case.case["log"]]
+    return verify_receipts(read_frame(case.data), [name, *map(bytes.fromhex, keys)])
+
+
+def _people(case: Case) -> Json:
+    if case.op == "fingerprint.show":
+        return {"text": show_id(case.data)}
+    shown = case.case["input"]
+    if case.op == "fingerprint.read":
+        return {"node_id": read_id(shown)}
+    digits = re.sub(r"[\s-]", "", shown)
+    need(re.fullmatch("[0-9]{60}", digits))
+    a, b = (case.given(name) for name in case.case["nodes"])
+    number = safety_number(a, b, case.given("network"))
+    need(number.replace(" ", "") == digits, "trust-conflict")
+    return {"digits": number}
+
+
+def _keystore(case: Case) -> Json:
+    return {"secrets": open_keystore(case.data, case.case["passphrase"])}
+
+
+_READERS: Final[dict[str, Callable[[Case], Json]]] = {
+    "canonical": _canonical, "statement": _statement, "chain": _statement, "bundle": _bundle,
+    "armor": _bundle, "envelope": _envelope, "frame": _frame, "link": _link, "receipt": _log,
+    "entry": _log, "fingerprint": _people, "safety": _people, "keystore": _keystore,
+}  # fmt: skip
+
+
+def load(name: str) -> Json:
+    """Return one file of vectors."""
+    vectors: Json = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+    return vectors
+
+
+def examine(vectors: Json, case: Json) -> str | None:
+    """Return what is wrong with a case, or None if it is read as it says."""
+    reader = _READERS[case["op"].split(".")[0]]
+    try:
+        found = _plain(reader(Case(vectors, case)))
+    except Refused as refused:
+        wanted = case.get("code", "accepted")
+        return None if refused.code == wanted else f"{refused.code} instead of {wanted}"
+    if "code" in case:
+        return f"accepted instead of {case['code']}"
+    wrong = [key for key, value in case["expect"].items() if found.get(key) != value]
+    return f"another {', '.join(wrong)}" if wrong else None
+
+
+def main() -> int:
+    """Read all vectors and say what differs."""
+    failures = 0
+    for name in FILES:
+        vectors = load(name)
+        wrong = [(c["name"], examine(vectors, c)) for c in vectors["cases"]]
+        bad = [f"  {case}: {why}\n" for case, why in wrong if why is not None]
+        failures += len(bad)
+        sys.stdout.write(f"{name}: {len(wrong)} cases, {len(bad)} differ\n{''.join(bad)}")
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
