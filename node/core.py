@@ -54,6 +54,11 @@ _BUSY_RETRY_MS: Final = 30_000
 _OPENERS_KEPT: Final = 1_024  # of up to 20 KiB each
 # Refusals that come from the state of the two nodes rather than from a fault of the giver.
 _BLAMELESS: Final = (UnknownCardError, UnknownEpochError, UntrustedKeyError, OwnEnvelopeError)
+_KINDS: Final[Mapping[Part | None, EntryKind]] = {
+    Part.AUTHOR: EntryKind.RELEASED,
+    Part.RECIPIENT: EntryKind.RECEIVED,
+    Part.CARRIER: EntryKind.CARRIED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +187,30 @@ class Core:
             if row["verified_at"] is not None:
                 verification = Verification(row["method"], row["verified_by"], row["verified_at"])
             chain = self._load_chain(row["node_id"])
-            peers.append(Peer(chain, row["name"], Level(row["level"]), verification))
+            try:
+                level = Level(row["level"])
+            except ValueError:
+                raise StoreError(
+                    f"the stored trust level of {row['name']} is none",
+                    fix="restore node.db from its newest backup",
+                ) from None
+            peers.append(Peer(chain, row["name"], level, verification))
         return TrustStore.of(self._load_chain(own_id), peers)
 
     def _load_chain(self, node_id: bytes) -> Chain:
-        rows = self.store.rows("SELECT wire FROM statements WHERE node_id = ? ORDER BY n", node_id)
+        rows = self.store.rows(
+            "SELECT n, wire FROM statements WHERE node_id = ? ORDER BY n", node_id
+        )
         network = self.store.meta("network")
         try:
             statements = [parse_statement(row["wire"]) for row in rows]
             chain = Chain.start(statements[0], network=network or b"")
             for statement in statements[1:]:
                 chain = chain.extend(statement)
+            if [row["n"] for row in rows] != [s.n for s in chain.statements]:
+                raise DecodeError("a statement stands under another number")
+            if chain.node_id != node_id:
+                raise DecodeError("the statements of another node")
         except (PeerError, IndexError) as error:
             raise StoreError(
                 f"the stored key statements of {format_node_id(node_id)} are damaged: {error}",
@@ -214,7 +232,7 @@ class Core:
             )
         self.cases = Casebook(self.home.case_db, vault.storage)
         self.vault = vault
-        self.follow()
+        self.try_follow()
 
     def opened(self) -> tuple[Vault, Casebook]:
         """Return the keys and the casebook of an unlocked node.
@@ -382,40 +400,36 @@ class Core:
 
     def _store_envelope(self, held: Envelope, part: Part, *, giver: bytes, now: int) -> int:
         header = held.header
-        kind = {
-            Part.AUTHOR: EntryKind.RELEASED,
-            Part.RECIPIENT: EntryKind.RECEIVED,
-            Part.CARRIER: EntryKind.CARRIED,
-        }[part]
-        local = (header.author, header.incarnation, header.stream, header.seq, giver, now)
-        index = self.log.append([Act(kind, held.id, local)])[0]
+        local = _envelope_local(header, giver, now)
+        index = self.log.append([Act(_KINDS[part], held.id, local)])[0]
         twin = self.store.scalar(
             "SELECT id FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
             "AND seq = ?",
             header.author, header.incarnation, header.stream, header.seq,
         )  # fmt: skip
-        self.store.insert(
-            "envelopes",
-            {
-                "id": held.id, "author": header.author, "incarnation": header.incarnation,
-                "stream": header.stream, "seq": header.seq, "opener": header.opener,
-                "expires": header.expires, "part": part.value, "giver": giver,
-                "arrived": now, "log_index": index, "wire": held.wire,
-            },
-        )  # fmt: skip
-        if twin is not None:
-            evidence = suite.digest("fork", *sorted((twin, held.id)))
-            self.log.append([Act(EntryKind.EQUIVOCATION, evidence, (twin, held.id))])
-        self._advance_stream(header, held.id, forked=twin is not None)
+        self.store.insert("envelopes", _envelope_row(held, part, giver, now, index))
+        forks = [] if twin is None else [(twin, held.id)]
+        forks += self._advance_stream(header, held.id, forked=twin is not None)
+        for pair in forks:
+            evidence = suite.digest("fork", *sorted(pair))
+            self.log.append([Act(EntryKind.EQUIVOCATION, evidence, pair)])
         return index
 
-    def _advance_stream(self, header: Header, envelope_id: bytes, *, forked: bool) -> None:
+    def _advance_stream(
+        self, header: Header, envelope_id: bytes, *, forked: bool
+    ) -> list[tuple[bytes, bytes]]:
+        """Note what is held of a stream; return the forks that its links show.
+
+        Each is a pair: the envelope that we hold in a place, and the other that a successor names.
+        """
+        forks: list[tuple[bytes, bytes]] = []
         place = (header.author, header.incarnation, header.stream)
         state = self.store.stream(*place) or StreamState(0, 0, suite.ZERO, forked=False)
         contiguous, head = state.contiguous, state.head
         if header.seq == contiguous + 1:
             # A predecessor other than the one we hold was signed too: the author forked.
-            forked = forked or (header.prev != head)
+            if header.prev != head:
+                forks.append((head, header.prev))
             contiguous, head = header.seq, envelope_id
             while following := self.store.row(
                 "SELECT wire FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
@@ -424,7 +438,8 @@ class Core:
                 contiguous + 1,
             ):
                 after = envelope.parse(following["wire"])
-                forked = forked or after.header.prev != head
+                if after.header.prev != head:
+                    forks.append((head, after.header.prev))
                 contiguous, head = contiguous + 1, after.id
         self.store.insert(
             "streams",
@@ -432,10 +447,11 @@ class Core:
                 "author": header.author, "incarnation": header.incarnation,
                 "stream": header.stream, "contiguous": contiguous,
                 "highest": max(state.highest, header.seq), "head": head,
-                "forked": int(state.forked or forked),
+                "forked": int(state.forked or forked or bool(forks)),
             },
             replace=True,
         )  # fmt: skip
+        return forks
 
     # --- releasing ---------------------------------------------------------------------------
     def release(self, token: bytes, shipments: Sequence[Shipment]) -> tuple[bytes, ...]:
@@ -731,7 +747,8 @@ class Core:
                     replace=True,
                 )
             head = peer.chain.head
-            act = (node_id, what, peer.level.value, head.n, check.by if check else None)
+            by = check.by if check else None
+            act = (node_id, what, peer.level.value, head.n, by, peer.name)
             kind = EntryKind.KEY_STATEMENT if what == "key statement" else EntryKind.TRUST_CHANGE
             self.log.append([Act(kind, suite.digest("trust-act", encode(act)), act)])
         self.trust = after
@@ -755,15 +772,53 @@ class Core:
         """
         entries = self.log.verify()
         self._verify_none_missing()
+        self._verify_trust()
         envelopes = 0
-        for row in self.store.rows("SELECT id, author, log_index FROM envelopes"):
-            self._verify_envelope(row["id"], row["log_index"])
+        for row in self.store.rows("SELECT id FROM envelopes"):
+            self._verify_envelope(row["id"])
             envelopes += 1
         receipts = 0
         for row in self.store.rows("SELECT * FROM receipts"):
             self._verify_receipt(row)
             receipts += 1
         return {"entries": entries, "envelopes": envelopes, "receipts": receipts}
+
+    def _verify_trust(self) -> None:
+        """Check peers and key statements against the last act that the log has of each."""
+        acts: dict[bytes, tuple[object, ...]] = {}
+        own: object = self._first_card_n()
+        for row in self.store.rows(
+            "SELECT local FROM entries WHERE kind IN (?, ?) ORDER BY idx",
+            int(EntryKind.TRUST_CHANGE), int(EntryKind.KEY_STATEMENT),
+        ):  # fmt: skip
+            local = decode(row["local"], max_bytes=limits.MAX_HEADER)
+            if isinstance(local, list) and len(local) == 1:
+                own = local[0]
+            elif isinstance(local, list) and isinstance(local[0], bytes):
+                acts[local[0]] = tuple(local[2:])
+        if own != self.trust.own.head.n:
+            raise LogCorruptionError(
+                f"{own} key statements of this node were logged, others stored"
+            )
+        held = {
+            peer.node_id: (
+                peer.level.value,
+                peer.chain.head.n,
+                peer.verification.by if peer.verification else None,
+                peer.name,
+            )
+            for peer in self.trust.peers.values()
+        }
+        for node_id in acts.keys() | held.keys():
+            if acts.get(node_id) != held.get(node_id):
+                raise LogCorruptionError(
+                    f"what is stored of the peer {format_node_id(node_id)[:7]} differs from the "
+                    "last act that the log has of it"
+                )
+
+    def _first_card_n(self) -> int:
+        """Return the number of the card made with the node, which stands in no entry."""
+        return next(s.n for s in self.trust.own.statements if isinstance(s.body, Card))
 
     def _verify_none_missing(self) -> None:
         """Check that each entry about an envelope or receipt still has it."""
@@ -789,11 +844,13 @@ class Core:
         if held:
             raise LogCorruptionError(f"{len(held)} stored receipts stand in no log entry")
 
-    def _verify_envelope(self, envelope_id: bytes, index: int) -> None:
+    def _verify_envelope(self, envelope_id: bytes) -> None:
+        row = self.store.envelope(envelope_id)
+        if row is None:
+            raise LogCorruptionError("an envelope went missing while it was verified")
+        index = row["log_index"]
         try:
-            held = self.held(envelope_id)
-            if held is None or held.id != envelope_id:
-                raise LogCorruptionError(f"the envelope of log entry {index} was changed")
+            held = envelope.parse(row["wire"])
             card = self.trust.card_at(held.header.author, held.header.card_n)
             if card is None:
                 raise LogCorruptionError(f"the author's card of log entry {index} is missing")
@@ -802,15 +859,49 @@ class Core:
             raise LogCorruptionError(
                 f"the envelope of log entry {index} does not verify: {error}"
             ) from None
-        if parse_entry(self.log.entry(index)).subject != envelope_id:
+        logged = self.store.row("SELECT * FROM entries WHERE idx = ?", index)
+        if logged is None or parse_entry(logged["entry"]).subject != held.id:
             raise LogCorruptionError(f"log entry {index} is about another envelope")
+        local = encode(_envelope_local(held.header, row["giver"], row["arrived"]))
+        part = next((part for part in Part if part.value == row["part"]), None)
+        expected = _envelope_row(held, part, row["giver"], row["arrived"], index)
+        if row != expected or local != logged["local"] or _KINDS.get(part) != logged["kind"]:
+            raise LogCorruptionError(f"the record of the envelope of log entry {index} was changed")
 
     def _verify_receipt(self, row: Mapping[str, Any]) -> None:
         try:
-            peer = self.trust.peer(row["recipient"])
-            verify_receipts(stored_receipt(row), log=peer.card.log)
-        except PeerError as error:
+            receipts = stored_receipt(row)
+            peer = self.trust.peers.get(receipts.recipient)
+            if peer is None:
+                raise ReceiptError("it is of a node that is not a peer")
+            (verified,) = verify_receipts(receipts, log=peer.card.log)
+        except (PeerError, ValueError) as error:
             raise LogCorruptionError(f"a stored receipt does not verify: {error}") from None
+        stored = (
+            row["envelope_id"], row["recipient"], row["kind"], row["log_index"], row["tree_size"],
+        )  # fmt: skip
+        if stored != (
+            verified.envelope_id, verified.recipient, int(verified.kind), verified.index,
+            verified.checkpoint.size,
+        ):  # fmt: skip
+            raise LogCorruptionError("the record of a stored receipt was changed")
+
+
+def _envelope_local(header: Header, giver: bytes, arrived: int) -> tuple[object, ...]:
+    """Return what only this node knows of an envelope, for its log entry to commit to."""
+    return (header.author, header.incarnation, header.stream, header.seq, giver, arrived)
+
+
+def _envelope_row(
+    held: Envelope, part: Part | None, giver: bytes, arrived: int, index: int
+) -> dict[str, object]:
+    header = held.header
+    return {
+        "id": held.id, "author": header.author, "incarnation": header.incarnation,
+        "stream": header.stream, "seq": header.seq, "opener": header.opener,
+        "expires": header.expires, "part": part.value if part else None, "giver": giver,
+        "arrived": arrived, "log_index": index, "wire": held.wire,
+    }  # fmt: skip
 
 
 def stored_receipt(row: Mapping[str, Any]) -> Receipts:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from protocol.errors import ConfigError, RollbackError
+from protocol.errors import CommitUncertainError, ConfigError, RollbackError
 
 _CHECK: Final = 16
 _FIELDS: Final = 3
@@ -58,10 +58,21 @@ class Fence:
         return int(fields[0]), bytes.fromhex(fields[1])
 
     def raise_to(self, size: int, root: bytes) -> None:
-        """Remember *size* and *root* durably."""
+        """Remember *size* and *root* durably.
+
+        Raises:
+            CommitUncertainError: it cannot be written; the node must stop.
+        """
         text = f"{size:020d} {root.hex()}"
-        os.pwrite(self._file, f"{text} {_check(text)}\n".encode(), self._next * _SECTOR)
-        os.fdatasync(self._file)
+        try:
+            os.pwrite(self._file, f"{text} {_check(text)}\n".encode(), self._next * _SECTOR)
+            os.fdatasync(self._file)
+        except OSError as error:
+            # The commit stands, but nothing may leave while a restored copy could go unnoticed.
+            raise CommitUncertainError(
+                f"{self._path} cannot be written: {error.strerror}",
+                fix="check the disk, then start the node again; nothing was lost",
+            ) from None
         self._last, self._next = (size, root), (self._next + 1) % _RECORDS
 
     def last(self) -> tuple[int, bytes] | None:

@@ -12,7 +12,7 @@ from protocol import merkle
 from protocol.canonical import encode
 from protocol.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from protocol.entry import BLIND_SIZE, EntryKind, local_digest, make_entry, parse_entry
-from protocol.errors import LogCorruptionError, PeerError
+from protocol.errors import LogCorruptionError, PeerError, ProofError
 from protocol.frames import ReceiptItem, Receipts
 
 _CHECKPOINTS_KEPT: Final = 64
@@ -44,6 +44,45 @@ class _Tiles:
                 raise LogCorruptionError(f"tile {level}/{index} of the log is missing")
             found[level, index] = data
         return found
+
+
+class _Rebuilt:
+    """Makes the tiles anew, leaf by leaf, and compares each with the stored one."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._edges: list[tuple[int, bytearray]] = []  # of each level: tile index, its hashes
+        self._tiles = 0
+
+    def add(self, leaf: bytes) -> None:
+        """Take the next leaf hash."""
+        level, value = 0, leaf
+        while True:
+            if level == len(self._edges):
+                self._edges.append((0, bytearray()))
+            index, edge = self._edges[level]
+            edge += value
+            if len(edge) < merkle.TILE_WIDTH * merkle.HASH_SIZE:
+                return
+            self._compare(level, index, bytes(edge))
+            self._edges[level] = (index + 1, bytearray())
+            level, value = level + 1, merkle.tile_root(bytes(edge))
+
+    def finish(self) -> None:
+        """Compare the right edge, and see that there is no tile besides."""
+        for level, (index, edge) in enumerate(self._edges):
+            if edge:
+                self._compare(level, index, bytes(edge))
+        if self._store.scalar("SELECT count(*) FROM tiles") != self._tiles:
+            raise LogCorruptionError("the log has tiles that belong to no entry")
+
+    def _compare(self, level: int, index: int, data: bytes) -> None:
+        stored = self._store.scalar(
+            "SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index
+        )
+        if stored != data:
+            raise LogCorruptionError(f"tile {level}/{index} differs from the entries it stands for")
+        self._tiles += 1
 
 
 class Log:
@@ -114,8 +153,15 @@ class Log:
         return checkpoint
 
     def root(self, size: int | None = None) -> bytes:
-        """Return the root of the first *size* entries (all by default)."""
-        return merkle.root(self.size if size is None else size, self._tiles)
+        """Return the root of the first *size* entries (all by default).
+
+        Raises:
+            LogCorruptionError: a tile is missing or too narrow.
+        """
+        try:
+            return merkle.root(self.size if size is None else size, self._tiles)
+        except ProofError as error:
+            raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
     def checkpoint(self) -> tuple[int, bytes]:
         """Return size and signed note of the newest checkpoint.
@@ -134,8 +180,15 @@ class Log:
         return entry
 
     def prove(self, index: int, size: int) -> tuple[bytes, ...]:
-        """Return the inclusion proof of entry *index* in the first *size* entries."""
-        return tuple(merkle.prove_inclusion(index, size, self._tiles))
+        """Return the inclusion proof of entry *index* in the first *size* entries.
+
+        Raises:
+            LogCorruptionError: a tile is missing or too narrow.
+        """
+        try:
+            return tuple(merkle.prove_inclusion(index, size, self._tiles))
+        except ProofError as error:
+            raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
     def receipts(self, items: Sequence[tuple[bytes, int]]) -> Receipts:
         """Return receipts for (envelope id, log index) pairs under the newest checkpoint."""
@@ -160,39 +213,41 @@ class Log:
         """
         checkpoints = self._verified_checkpoints()
         size = self.size
+        if not checkpoints or max(checkpoints) != size:
+            raise LogCorruptionError(
+                f"{max(checkpoints, default=0)} entries were signed, but there are {size}"
+            )
+        checkpoints.pop(0, None)
+        tiles = _Rebuilt(self._store)
         count = 0
         peaks: list[tuple[int, bytes]] = []  # (leaves, hash) of perfect subtrees, left to right
         for count, (index, entry) in enumerate(self._entries(), start=1):
             if index != count - 1:
                 raise LogCorruptionError(f"entry {count - 1} of the log is missing")
             leaf = merkle.leaf_hash(entry)
-            if leaf != self._stored_leaf(index):
-                raise LogCorruptionError(f"entry {index} of the log was changed")
             _push(peaks, leaf)
             root = checkpoints.pop(count, None)
             if root is not None and root != _root(peaks):
                 raise LogCorruptionError(f"the log differs from its checkpoint of size {count}")
+            tiles.add(leaf)
             if progress is not None:
                 progress(count)
-        checkpoints.pop(0, None)
         if checkpoints or count != size:
-            raise LogCorruptionError(
-                f"{max(checkpoints, default=size)} entries were signed, but there are {count}"
-            )
-        if count and _root(peaks) != self.root():
-            raise LogCorruptionError("the stored tree does not fit the entries")
+            raise LogCorruptionError(f"{size} entries were signed, but there are {count}")
+        tiles.finish()
         return count
 
     def _entries(self) -> Iterator[tuple[int, bytes]]:
-        step = 1_000
-        for first in range(0, self.size + step, step):
-            for row in self._store.rows(
-                "SELECT * FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
-                first,
-                first + step,
-            ):
+        following = -1
+        while rows := self._store.rows(
+            "SELECT * FROM entries WHERE idx > ? ORDER BY idx LIMIT 1000", following
+        ):
+            for row in rows:
                 self._check(row)
                 yield row["idx"], row["entry"]
+            following = rows[-1]["idx"]
+        if self._store.scalar("SELECT 1 FROM entries WHERE idx < 0"):
+            raise LogCorruptionError("the log has an entry before its first one")
 
     @staticmethod
     def _check(row: Mapping[str, Any]) -> None:
@@ -205,10 +260,6 @@ class Log:
         opening = local_digest(row["local"], row["local_blind"])
         if (entry.kind, entry.local_digest) != (row["kind"], opening):
             raise LogCorruptionError(f"the record beside log entry {index} was changed")
-
-    def _stored_leaf(self, index: int) -> bytes:
-        tile = self._tiles.read_tiles([(0, index // 256)])[0, index // 256]
-        return tile[32 * (index % 256) : 32 * (index % 256) + 32]
 
     def _verified_checkpoints(self) -> dict[int, bytes]:
         keys = self._keys.log_keys(self.origin)

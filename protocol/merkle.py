@@ -166,7 +166,7 @@ def _append_level(
         tile = data[offset : offset + step]
         written[level, first + offset // step] = tile
         if len(tile) == step:
-            parents.append(_tile_root(tile))
+            parents.append(tile_root(tile))
     return parents, first
 
 
@@ -183,7 +183,8 @@ class _Overlay:
         return {key: self._written[key] if key in self._written else stored[key] for key in keys}
 
 
-def _tile_root(tile: bytes) -> bytes:
+def tile_root(tile: bytes) -> bytes:
+    """Return the root over a tile's hashes, of which there are a power of two."""
     hashes = [tile[at : at + HASH_SIZE] for at in range(0, len(tile), HASH_SIZE)]
     return _perfect(hashes)
 
@@ -287,7 +288,7 @@ def _subtree(height: int, index: int, tiles: Mapping[tuple[int, int], bytes]) ->
     data = tiles[level, tile][slot * HASH_SIZE : (slot + count) * HASH_SIZE]
     if len(data) != count * HASH_SIZE:
         raise ProofError(f"tile {level}/{tile} is narrower than the tree")
-    return _tile_root(data)
+    return tile_root(data)
 
 
 # --- static resources (C2SP tlog-tiles) ------------------------------------------------------

@@ -1,0 +1,404 @@
+"""The log: whatever is changed, moved or lost in node.db, opening or verifying it says so."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn, TypeAlias
+
+import pytest
+
+from keys.identity import load_service
+from node.fence import Fence
+from node.home import Home
+from node.log import Act, Log
+from node.store import Store
+from protocol import merkle, suite
+from protocol.entry import EntryKind
+from protocol.errors import LogCorruptionError, RollbackError, StoreError
+from protocol.receipt import verify_receipts
+from tests.node.factories import (
+    MINUTE,
+    Station,
+    World,
+    copied,
+    made_once,
+    pass_on,
+    seep,
+)
+
+Rows: TypeAlias = list[tuple[int, dict[str, object]]]
+CAUGHT: Final = (StoreError, RollbackError)
+CHECKED: Final = ("entries", "tiles", "checkpoints", "envelopes", "receipts", "statements")
+# What only this node ever needs and nothing commits to: they may change without a lie to anybody.
+FREE: Final = {("receipts", "at"), ("receipts", "relayed"), ("checkpoints", "at")}
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[World]:
+    with copied(made_once(tmp_path_factory), tmp_path) as opened:
+        yield opened
+
+
+@dataclass
+class Museum:
+    """The home of a closed node whose tables all hold something, and how to open it."""
+
+    world: World
+    alder: Station
+
+    def tables(self) -> dict[str, Rows]:
+        """Return (rowid, row) of each checked table."""
+        with closing(sqlite3.connect(self.alder.home.node_db)) as database:
+            database.row_factory = sqlite3.Row
+            return {
+                name: [
+                    (row["rowid_"], {k: row[k] for k in row.keys() if k != "rowid_"})  # noqa: SIM118
+                    for row in database.execute(
+                        f"SELECT rowid AS rowid_, * FROM {name} ORDER BY rowid"
+                    )
+                ]
+                for name in CHECKED
+            }
+
+    @contextmanager
+    def damaged(
+        self, folder: Path, damage: Callable[[sqlite3.Connection], object]
+    ) -> Iterator[Station]:
+        """Damage a copy of node.db and return a closed node that has it."""
+        copy = folder / self.alder.name
+        copy.mkdir()
+        for file in (self.alder.home.node_db, self.alder.home.fence, self.alder.home.service_key):
+            shutil.copy(file, copy)
+        with closing(sqlite3.connect(copy / "node.db", isolation_level=None)) as database:
+            damage(database)
+        station = Station(Home(copy), self.alder.secrets, self.alder.clock, self.alder.random)
+        try:
+            yield station
+        finally:
+            station.close()
+
+
+@pytest.fixture(scope="module")
+def museum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Museum]:
+    """Make a node that has released, received, carried, receipted and met newer cards."""
+    with copied(made_once(tmp_path_factory), tmp_path_factory.mktemp("museum")) as world:
+        alder, birch, cedar, dogwood = (world[n] for n in ("alder", "birch", "cedar", "dogwood"))
+        for number in (1, 2):
+            alder.release(number, birch, cedar)
+            birch.release(10 + number, alder)
+            pass_on(alder, birch)
+            pass_on(alder, cedar)
+            pass_on(birch, alder)
+        birch.release(20, cedar, carriers=[alder])
+        seep(birch, alder, cedar)
+        alder.release(3, birch, carriers=[dogwood])
+        seep(alder, dogwood, birch)
+        world.clock.advance(MINUTE)
+        birch.renew_card(contact="another desk")
+        alder.core.take_statements(birch.id, birch.core.statements_of(birch.id, 2))
+        alder.renew_card(contact="a third desk")
+        alder.release(4, birch)
+        alder.close()
+        yield Museum(world, alder)
+
+
+def cells(table: str, rows: Rows) -> list[tuple[str, int, object]]:
+    """Return (column, rowid, value) of every cell of *rows* that something vouches for."""
+    return [
+        (column, rowid, value)
+        for rowid, row in dict(rows).items()
+        for column, value in row.items()
+        if value is not None and (table, column) not in FREE
+    ]
+
+
+def change(value: object, how: str) -> object:
+    """Return another value of the same type."""
+    if isinstance(value, bytes):
+        at = {"first": 0, "middle": len(value) // 2, "last": -1}[how]
+        changed = bytearray(value)
+        changed[at] ^= 1
+        return bytes(changed)
+    if isinstance(value, str):
+        return value[:-1] + chr(ord(value[-1]) ^ 1)
+    assert isinstance(value, int)
+    return value + {"first": 1, "middle": 1 << 20, "last": -1}[how]
+
+
+def verdict(station: Station) -> str:
+    """Open and verify; return what was noticed ("" if nothing was)."""
+    try:
+        station.open(locked=True)
+        station.core.verify()
+    except CAUGHT as error:
+        return error.code
+    return ""
+
+
+def in_time(seconds: int, act: Callable[[], str]) -> str:
+    """Return the result of *act*, which must not go on for ever."""
+
+    def late(signum: int, frame: FrameType | None) -> NoReturn:
+        raise AssertionError(f"it went on for {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        return act()
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+# --- changed -----------------------------------------------------------------------------------
+def test_the_museum_is_whole_and_has_something_in_each_table(
+    museum: Museum, tmp_path: Path
+) -> None:
+    with museum.damaged(tmp_path, lambda database: None) as station:
+        assert verdict(station) == ""
+    for table, rows in museum.tables().items():
+        assert len(rows) > 1 or table == "tiles", table
+
+
+@pytest.mark.parametrize("how", ["first", "middle", "last"])
+@pytest.mark.parametrize("table", CHECKED)
+def test_a_changed_byte_in_any_column_of_any_row_is_noticed(
+    museum: Museum, tmp_path: Path, table: str, how: str
+) -> None:
+    rows = museum.tables()[table]
+    rows = rows[:2] + rows[len(rows) // 2 : len(rows) // 2 + 1] + rows[-2:]
+    silent = []
+    for count, (column, rowid, value) in enumerate(cells(table, rows)):
+
+        def damage(
+            database: sqlite3.Connection,
+            column: str = column,
+            rowid: int = rowid,
+            value: object = value,
+        ) -> None:
+            database.execute(
+                f"UPDATE OR REPLACE {table} SET {column} = ? WHERE rowid = ?",
+                (change(value, how), rowid),
+            )
+
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        with museum.damaged(folder, damage) as station:
+            if not in_time(20, lambda station=station: verdict(station)):  # type: ignore[misc]
+                silent.append(f"{column} of row {rowid}")
+        shutil.rmtree(folder)
+    assert silent == []
+
+
+@pytest.mark.parametrize("table", CHECKED)
+def test_a_lost_row_is_noticed(museum: Museum, tmp_path: Path, table: str) -> None:
+    rows = museum.tables()[table]
+    if table == "checkpoints":
+        rows = rows[-1:]  # older ones are pruned by the node itself: the newest implies them
+    silent = []
+    for rowid, row in rows:
+        folder = tmp_path / str(rowid)
+        folder.mkdir()
+
+        def damage(database: sqlite3.Connection, rowid: int = rowid) -> None:
+            database.execute(f"DELETE FROM {table} WHERE rowid = ?", (rowid,))
+
+        with museum.damaged(folder, damage) as station:
+            if not verdict(station):
+                silent.append({k: v for k, v in row.items() if isinstance(v, int | str)})
+    assert silent == []
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("entries", "entry"), ("entries", "local"), ("checkpoints", "note"),
+        ("envelopes", "wire"), ("envelopes", "log_index"), ("receipts", "frame"),
+        ("receipts", "log_index"), ("statements", "wire"),
+        ("envelopes", "part"), ("envelopes", "seq"), ("envelopes", "author"),
+        ("envelopes", "expires"), ("envelopes", "opener"),
+    ],
+)  # fmt: skip
+def test_two_rows_that_changed_places_are_noticed(
+    museum: Museum, tmp_path: Path, table: str, column: str
+) -> None:
+    rows = museum.tables()[table]
+    one, other = next(
+        (a, b)
+        for i, (a, row) in enumerate(rows)
+        for b, later in rows[i + 1 :]
+        if row[column] != later[column]
+    )
+    values = {rowid: row[column] for rowid, row in rows}
+
+    def damage(database: sqlite3.Connection) -> None:
+        database.execute("DROP INDEX envelopes_log")
+        for rowid, value in ((one, values[other]), (other, values[one])):
+            database.execute(
+                f"UPDATE OR IGNORE {table} SET {column} = ? WHERE rowid = ?", (value, rowid)
+            )
+
+    with museum.damaged(tmp_path, damage) as station:
+        assert verdict(station)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO envelopes SELECT zeroblob(32), author, incarnation, stream, seq, opener, "
+        "expires, part, giver, arrived, 3, wire FROM envelopes LIMIT 1",
+        "INSERT INTO receipts SELECT envelope_id, zeroblob(32), kind, log_index, tree_size, frame, "
+        "at, relayed FROM receipts LIMIT 1",
+        "UPDATE tiles SET data = CAST(data || zeroblob(32) AS BLOB)",
+        "INSERT INTO tiles SELECT 1, 0, data FROM tiles",
+        "UPDATE tiles SET data = substr(data, 1, length(data) - 32)",
+        "UPDATE tiles SET data = x''",
+        "DELETE FROM checkpoints",
+        "DELETE FROM statements",
+        "DELETE FROM entries",
+        "UPDATE entries SET idx = 1099511627776 WHERE idx = (SELECT max(idx) FROM entries)",
+        "UPDATE entries SET idx = -1 WHERE idx = 0",
+        "UPDATE peers SET level = 'owner'",
+        "UPDATE peers SET level = 'frozen' WHERE rowid = (SELECT min(rowid) FROM peers)",
+        "UPDATE peers SET name = 'elder' WHERE name = 'dogwood'",
+        "DELETE FROM peers WHERE rowid = (SELECT min(rowid) FROM peers)",
+        "UPDATE peers SET method = NULL, verified_by = NULL",
+        "UPDATE meta SET value = zeroblob(32) WHERE key = 'network'",
+        "UPDATE meta SET value = zeroblob(32) WHERE key = 'node_id'",
+        "DELETE FROM meta",
+    ],
+)
+def test_other_damage_is_noticed(museum: Museum, tmp_path: Path, sql: str) -> None:
+    def damage(database: sqlite3.Connection) -> None:
+        assert database.execute(sql).rowcount > 0
+
+    with museum.damaged(tmp_path, damage) as station:
+        assert in_time(20, lambda: verdict(station))
+
+
+# --- growing -----------------------------------------------------------------------------------
+@pytest.fixture
+def bare(world: World) -> Iterator[tuple[Store, Log]]:
+    """Return a store and a log over it, without the rest of a node."""
+    alder = world["alder"]
+    keys, origin = alder.core.keys, alder.core.log.origin
+    yield (
+        alder.core.store,
+        Log(alder.core.store, keys=keys, origin=origin, random=alder.random, node_id=alder.id),
+    )
+
+
+def grow(store: Store, log: Log, count: int) -> None:
+    acts = [Act(EntryKind.HEARTBEAT, suite.digest("beat", str(n).encode())) for n in range(count)]
+    with store.transaction():
+        log.append(acts)
+        log.seal(1_790_000_000_000)
+
+
+@pytest.mark.parametrize("steps", [(249, 1, 1, 255, 2), (500, 13)])
+def test_the_tree_is_the_same_however_it_grew(
+    bare: tuple[Store, Log], steps: tuple[int, ...]
+) -> None:
+    store, log = bare
+    for step in steps:
+        grow(store, log, step)
+        entries = store.rows("SELECT entry FROM entries ORDER BY idx")
+        leaves = [merkle.leaf_hash(row["entry"]) for row in entries]
+        assert log.root() == mth(leaves)
+        assert log.verify() == log.size == len(leaves)
+
+
+def mth(leaves: list[bytes]) -> bytes:
+    """Return the tree head as RFC 6962 section 2.1 defines it."""
+    if len(leaves) == 1:
+        return leaves[0]
+    half = 1 << ((len(leaves) - 1).bit_length() - 1)
+    return merkle.node_hash(mth(leaves[:half]), mth(leaves[half:]))
+
+
+@pytest.mark.parametrize("column", ["level", "idx"])
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_a_changed_hash_on_any_level_of_a_large_tree_is_noticed(
+    bare: tuple[Store, Log], level: int, column: str
+) -> None:
+    store, log = bare
+    grow(store, log, 66_000)
+    keys = store.rows("SELECT idx, data FROM tiles WHERE level = ? ORDER BY idx", level)
+    for row in (keys[0], keys[-1]):
+        data = bytearray(row["data"])
+        data[-1 if column == "idx" else 0] ^= 1
+        with pytest.raises(LogCorruptionError), store.transaction():
+            store.run(
+                "UPDATE tiles SET data = ? WHERE level = ? AND idx = ?",
+                bytes(data), level, row["idx"],
+            )  # fmt: skip
+            log.verify()
+
+
+def test_old_checkpoints_go_and_the_log_still_verifies(bare: tuple[Store, Log]) -> None:
+    store, log = bare
+    for _ in range(70):
+        grow(store, log, 1)
+    sizes = [row["size"] for row in store.rows("SELECT size FROM checkpoints ORDER BY size")]
+    assert len(sizes) == 64
+    assert sizes[-1] == log.size == log.checkpoint()[0]
+    assert log.verify() == log.size
+
+
+def test_progress_is_told_of_each_entry(bare: tuple[Store, Log]) -> None:
+    store, log = bare
+    grow(store, log, 5)
+    told: list[int] = []
+    log.verify(told.append)
+    assert told == list(range(1, log.size + 1))
+
+
+def test_every_entry_can_be_proven_to_a_peer(world: World) -> None:
+    alder, birch = world["alder"], world["birch"]
+    keys = [birch.release(number, alder) for number in range(1, 6)]
+    pass_on(birch, alder)
+    indexes = {
+        row["id"]: row["log_index"] for row in alder.core.store.rows("SELECT * FROM envelopes")
+    }
+    receipts = alder.core.log.receipts([(key, indexes[key]) for key in keys])
+    verified = verify_receipts(receipts, log=birch.core.trust.peer(alder.id).card.log)
+    assert [item.envelope_id for item in verified] == keys
+    assert {item.checkpoint.size for item in verified} == {alder.core.log.size}
+
+
+def test_no_two_leaves_are_alike_and_none_can_be_guessed(world: World) -> None:
+    """Two nodes that log the same envelope commit to it differently, and so does each its local."""
+    alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
+    key = alder.release(1, birch, cedar)
+    pass_on(alder, birch)
+    pass_on(alder, cedar)
+    entries = set()
+    for station in (alder, birch, cedar):
+        row = station.core.store.envelope(key)
+        assert row is not None
+        entries.add(station.core.log.entry(row["log_index"]))
+        locals_ = station.core.store.rows("SELECT local_blind FROM entries")
+        assert len({r["local_blind"] for r in locals_}) == len(locals_)
+    assert len(entries) == 3
+
+
+def test_a_new_log_opens_with_the_size_that_the_fence_remembers(museum: Museum) -> None:
+    fence = Fence(museum.alder.home.fence)
+    with closing(Store(museum.alder.home.node_db)) as store:
+        keys = load_service(dict(service_seeds(museum)))
+        log = Log(store, keys=keys, origin="x", random=bytes, node_id=bytes(32))
+        assert fence.last() == (log.size, log.root())
+    fence.close()
+
+
+def service_seeds(museum: Museum) -> dict[str, bytes]:
+    from tests.node.factories import _bytes_map
+
+    return _bytes_map(museum.alder.home.service_key)
