@@ -899,10 +899,16 @@ def test_a_question_can_be_interrupted(tmp_path: Path, key: bytes) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_passphrase_prompt_can_be_interrupted(home: Path) -> None:
-    code, shown = at_terminal(home, "unlock", press=b"\x03", when="Passphrase:")
+def test_a_passphrase_prompt_can_be_interrupted(tmp_path: Path) -> None:
+    given = ("--authority", "A", "--country", "XA", "--network", "n", "--contact", "c")
+    code, shown = at_terminal(tmp_path / "n", "init", *given, press=b"\x03", when="Passphrase:")
     assert code == INTERRUPTED
     assert "Traceback" not in shown
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_node_that_does_not_run_cannot_be_unlocked(home: Path) -> None:
+    assert "not running" in told(picket(home, "unlock"), 1)
     unharmed(home)
 
 
