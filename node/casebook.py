@@ -21,7 +21,7 @@ import sqlcipher3
 import sqlite_utils
 
 from protocol import suite
-from protocol.errors import BusyError, ConflictError, KeystoreError, NotFoundError, StoreError
+from protocol.errors import BusyError, KeystoreError, NotFoundError, StoreError
 
 SCHEMA_VERSION: Final = 1
 _USE_NOTED_MS: Final = 60_000
@@ -254,22 +254,25 @@ class Casebook:
         return None
 
     # --- incidents ---------------------------------------------------------------------------
-    def incident(self, key: str) -> dict[str, Any]:
+    def incident(self, key: str, *, author: bytes | None = None) -> dict[str, Any]:
         """Return the released or received incident whose id or reference is *key*.
 
+        Any author can use an id or reference that another one used before, and must not hide the
+        other's incident by it: our own comes first, then the one that was here first. ``others``
+        lists the rest as (incident id, author).
+
         Raises:
-            NotFoundError: there is none.
-            ConflictError: two authors used the same id or reference.
+            NotFoundError: there is none, or none of *author*.
         """
-        rows = self._rows("SELECT * FROM incidents WHERE incident_id = ? OR ref = ?", key, key)
-        if not rows:
+        rows = self._rows(
+            "SELECT * FROM incidents WHERE incident_id = ? OR ref = ? ORDER BY own DESC, log_index",
+            key, key,
+        )  # fmt: skip
+        chosen = next((row for row in rows if author in {None, row["author"]}), None)
+        if chosen is None:
             raise NotFoundError(f"no incident {key!r}", fix="list them with: picket incidents list")
-        if len(rows) > 1:
-            raise ConflictError(
-                f"{len(rows)} authors used the id or reference {key!r}",
-                fix="name it by its full incident id; if that is the same too, warn both authors",
-            )
-        return _with_layers(rows[0])
+        others = [(row["incident_id"], row["author"]) for row in rows if row is not chosen]
+        return {**_with_layers(chosen), "others": others}
 
     def incidents(self, *, after: int, limit: int, own: bool | None) -> list[dict[str, Any]]:
         """Return incidents in log order, from log index *after* on."""

@@ -498,16 +498,27 @@ class Service:
             layers = parsed.model_dump(mode="json", exclude_defaults=True)
             return {
                 **self._draft_row(draft), "face": layers["face"], "annex": layers.get("annex"),
-                **self._advice(parsed), "envelopes": [], "deliveries": [],
+                **self._advice(parsed), "also_claimed": [], "envelopes": [], "deliveries": [],
             }  # fmt: skip
-        row = cases.incident(key)
+        row = self._find(key)
         return {
             **self._incident_row(row),
             "face": row["face"],
             "annex": row["annex"],
+            "also_claimed": [f"{i}@{self._name(author)}" for i, author in row["others"]],
             "envelopes": [self._envelope_row(e) for e in self._records(row)],
             "deliveries": self._deliveries(row),
         }
+
+    def _find(self, key: str) -> dict[str, Any]:
+        """Return an incident by id or reference, or by one of these, ``@`` and its author."""
+        _, cases = self.core.opened()
+        plain, _, name = key.partition("@")
+        if not name:
+            return cases.incident(plain)
+        own = name.casefold() == self.core.card.authority.casefold()
+        author = self.core.node_id if own else self.core.trust.find(name).node_id
+        return cases.incident(plain, author=author)
 
     def _records(self, row: Mapping[str, Any]) -> list[Row]:
         _, cases = self.core.opened()
@@ -528,7 +539,7 @@ class Service:
         _, cases = self.core.opened()
         if cases.draft(key) is not None:
             return {"items": []}
-        return {"items": self._deliveries(cases.incident(key))}
+        return {"items": self._deliveries(self._find(key))}
 
     def _deliveries(self, row: Mapping[str, Any]) -> list[Row]:
         return [
@@ -557,11 +568,7 @@ class Service:
 
     def raw(self, key: str, number: int) -> bytes:
         """Return the exact signed bytes of envelope *number* (from 0) of an incident."""
-        _, cases = self.core.opened()
-        records = self._records(cases.incident(key))
-        if not 0 <= number < len(records):
-            raise NotFoundError(f"the incident has {len(records)} envelopes", fix="count from 0")
-        return self.core.store.wires([records[number]["envelope_id"]])[0][1]
+        return self.core.store.wires([self._envelope_id(key, number)])[0][1]
 
     def proof(self, key: str, number: int = 0) -> Row:
         """Return the inclusion proof of an incident's envelope under the newest checkpoint."""
@@ -580,8 +587,7 @@ class Service:
         }
 
     def _envelope_id(self, key: str, number: int) -> bytes:
-        _, cases = self.core.opened()
-        records = self._records(cases.incident(key))
+        records = self._records(self._find(key))
         if not 0 <= number < len(records):
             raise NotFoundError(f"the incident has {len(records)} envelopes", fix="count from 0")
         envelope_id: bytes = records[number]["envelope_id"]
@@ -660,7 +666,7 @@ class Service:
         _, cases = self.core.opened()
         draft = cases.draft(key)
         if draft is None:
-            cases.incident(key)
+            self._find(key)
             raise ConflictError(
                 "this incident was released already", fix="see: picket incidents show " + key
             )

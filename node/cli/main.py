@@ -60,7 +60,9 @@ PassphraseFile = Annotated[
     Path | None, typer.Option("--passphrase-file", help="File that holds the passphrase.")
 ]
 Peer = Annotated[str, typer.Argument(metavar="PEER", help="Name or node id.")]
-Incident = Annotated[str, typer.Argument(metavar="INCIDENT", help="Reference or id.")]
+Incident = Annotated[
+    str, typer.Argument(metavar="INCIDENT", help="Reference or id, with @PEER if two have it.")
+]
 
 
 def _version(value: bool) -> None:
@@ -497,6 +499,8 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
     show(f"recorded  {utc(seen['recorded_at'])}")
     show(f"what      {plain(seen['incident_type'])}: {plain(seen['summary_line'])}")
     show(f"          {plain(seen['summary'])}")
+    for other in seen["also_claimed"]:
+        show(f"! the same id or reference stands on another incident: {plain(other)}")
     for name in ("face", "annex"):
         show(f"\n{name.upper()}")
         _tree(seen[name], 1) if seen[name] else show("  (not received or not given)")
