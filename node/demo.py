@@ -451,7 +451,7 @@ def _progress(console: Any, *, quiet: bool) -> Iterator[Callable[[int, int], Non
 
 
 class _Interruptions:
-    """Turns the first SIGINT or SIGTERM into KeyboardInterrupt, and never while something is held.
+    """Turns the first signal to end into KeyboardInterrupt, but never while something is held.
 
     A process that was started but not noted yet, or a folder half removed, would be left behind.
     """
@@ -462,7 +462,7 @@ class _Interruptions:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interruptions:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._arrived)
         return self
 

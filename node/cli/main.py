@@ -512,10 +512,12 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
 def _tree(value: Any, depth: int) -> None:  # noqa: ANN401
     pad = "  " * depth
     for key, item in value.items() if isinstance(value, dict) else enumerate(value, 1):
-        if isinstance(item, (dict, list)):
-            if item:
-                show(f"{pad}{key}")
-                _tree(item, depth + 1)
+        nested = isinstance(item, dict) or (
+            isinstance(item, list) and any(isinstance(part, dict) for part in item)
+        )
+        if nested:
+            show(f"{pad}{key}")
+            _tree(item, depth + 1)
         else:
             show(f"{pad}{key}: {plain(item)}")
 
@@ -525,7 +527,7 @@ def _deliveries(items: list[dict[str, Any]]) -> None:
     table(
         ("RECIPIENT", "PART", "LAYERS", "SINCE", "STATE"),
         [
-            (d["peer"], d["part"], d["layers"], utc(d["at"]),
+            (d["peer"], d["part"], d["layers"], utc(d["at"]) if d["at"] else "-",
              words.get(d["state"], d["state"]) + (f" ({d['code']})" if d["code"] else ""))
             for d in items
         ],

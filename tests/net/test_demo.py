@@ -79,7 +79,7 @@ def test_the_demo_holds_and_leaves_neither_file_nor_process(folder: Path) -> Non
     assert "Traceback" not in said(folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("running", [1, 3])
 def test_a_demo_that_is_interrupted_leaves_neither_file_nor_process(
     folder: Path, number: signal.Signals, running: int
