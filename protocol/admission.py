@@ -4,6 +4,8 @@
 - An envelope comes from its author or from another member of its audience, or not at all: whoever
   else holds one should not.
 - We take it as a recipient or as a carrier; outside its audience we keep no byte of it.
+- A copy must be whole for our part: a recipient needs its own slot, a carrier all of them. Else
+  whoever hands on a trimmed copy first would keep the whole one out.
 - What we hold already is receipted again, but to its author and audience only: to anybody else even
   the answer that we hold it would say too much.
 - A recipient takes an expired envelope (late is better than never); a carrier does not.
@@ -16,10 +18,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
-from protocol import envelope
+from protocol import envelope, limits
 from protocol.envelope import Audience, Envelope, Header, VerifiedEnvelope
 from protocol.errors import (
     AudienceError,
+    DigestError,
     ExpiredError,
     OwnEnvelopeError,
     UnknownCardError,
@@ -110,6 +113,7 @@ def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Know
     audience = parsed.audience or _audience(verified, view)
     _check_giver(giver, header.author, audience)
     if view.node_id in audience.recipient_ids:
+        _check_whole(parsed, audience, frozenset({view.node_id}))
         return Admitted(verified, Part.RECIPIENT, audience)
     if view.node_id not in audience.carriers:
         raise AudienceError("this node is not in its audience")
@@ -117,7 +121,17 @@ def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Know
         raise AudienceError("this node does not carry for others")
     if now >= header.expires:
         raise ExpiredError("it has expired and is no longer carried")
+    _check_whole(parsed, audience, frozenset(audience.recipient_ids))
     return Admitted(verified, Part.CARRIER, audience)
+
+
+def _check_whole(parsed: Envelope, audience: Audience, needed: frozenset[bytes]) -> None:
+    if not parsed.opens_epoch:
+        return
+    # The author's slot comes first; it needs none from us.
+    for recipient, slot in zip(audience.recipient_ids, parsed.slots[1:], strict=True):
+        if recipient in needed and len(slot) != limits.SLOT_SIZE:
+            raise DigestError("a slot that this node needs was dropped on the way")
 
 
 def _check_giver(giver: bytes, author: bytes, audience: Audience) -> None:

@@ -11,7 +11,7 @@ from protocol.admission import Admitted, Known, Part, admit
 from protocol.canonical import decode, encode
 from protocol.checkpoint import Checkpoint, sign_checkpoint
 from protocol.entry import EntryKind, local_digest, make_entry, parse_entry
-from protocol.envelope import Audience, Envelope, Header
+from protocol.envelope import Audience, Envelope, Header, prune
 from protocol.errors import (
     AudienceError,
     DecodeError,
@@ -144,6 +144,19 @@ def test_another_network_is_refused(alder: TestNode, birch: TestNode) -> None:
     sealed = make_envelope(alder, [birch], network=network_id("elsewhere"))
     with pytest.raises(WrongNetworkError):
         take(sealed, FakeView(birch, (alder,)), alder)
+
+
+def test_a_trimmed_copy_never_takes_the_place_of_the_whole_one(
+    alder: TestNode, birch: TestNode, cedar: TestNode
+) -> None:
+    """Its signature holds, so a dishonest carrier could else leave the recipient unable to read."""
+    whole = make_envelope(alder, [birch], [cedar])
+    for_author_only = prune(whole, keep=frozenset({alder.id}))
+    for node, authors, giver in ((birch, (alder,), cedar), (cedar, (alder,), birch)):
+        with pytest.raises(DigestError):
+            take(for_author_only, FakeView(node, authors), giver)
+    for_birch = prune(whole, keep=frozenset({birch.id}))
+    assert isinstance(take(for_birch, FakeView(birch, (alder,)), cedar), Admitted)
 
 
 def held_by(me: TestNode, author: TestNode, opener: Envelope, *later: Envelope) -> FakeView:
