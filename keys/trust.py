@@ -200,6 +200,11 @@ class TrustStore:
         peer = self.peers.get(node_id)
         return peer is not None and peer.level in _AUTHORS
 
+    def gives_to(self, node_id: bytes) -> bool:
+        """Whether envelopes and what we know of streams are given to *node_id* at all."""
+        peer = self.peers.get(node_id)
+        return peer is not None and peer.level in _CARRIERS
+
     def linkable(self) -> tuple[Peer, ...]:
         """Return the peers with which we hold links, by name."""
         peers = (peer for peer in self.peers.values() if peer.level in _LINKS)

@@ -1,6 +1,7 @@
 """Which envelopes a node takes in, from whom, and in which part: the whole rule, in one place.
 
-- Unknown authors are refused before their signature is computed.
+- Unknown authors are refused before their signature is computed; signatures of a whole frame are
+  computed together, in threads.
 - An envelope comes from its author or from another member of its audience, or not at all: whoever
   else holds one should not.
 - We take it as a recipient or as a carrier; outside its audience we keep no byte of it.
@@ -9,6 +10,7 @@
 - What we hold already is receipted again, but to its author and audience only: to anybody else even
   the answer that we hold it would say too much.
 - A recipient takes an expired envelope (late is better than never); a carrier does not.
+- An envelope of our own that we hold no more comes back from any member: our slot opens it.
 - No private key is needed: a locked node decides the same.
 """
 
@@ -24,7 +26,7 @@ from protocol.errors import (
     AudienceError,
     DigestError,
     ExpiredError,
-    OwnEnvelopeError,
+    NotCarryingError,
     UnknownCardError,
     UnknownEpochError,
     UntrustedKeyError,
@@ -91,8 +93,16 @@ class Known:
     envelope_id: bytes
 
 
-def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Known:
-    """Decide on one envelope that the peer *giver* delivered.
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A well-formed envelope of an author we accept, and the key that must have signed it."""
+
+    parsed: Envelope
+    message_key: bytes
+
+
+def screen(wire: bytes, *, view: View, giver: bytes) -> Screened | Known:
+    """Decide what can be decided before any signature is computed.
 
     Raises:
         PeerError: it is refused; the code says why.
@@ -107,30 +117,63 @@ def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Know
     card = view.card_at(header.author, header.card_n)
     if card is None:
         raise UnknownCardError("the author's key card of that number has not arrived yet")
-    verified = envelope.verify(parsed, network=view.network, message_key=card.message)
-    if header.author == view.node_id:
-        raise OwnEnvelopeError("a peer holds an envelope of ours that our database has lost")
+    return Screened(parsed, card.message)
+
+
+def verify(screened: Screened, *, network: bytes) -> VerifiedEnvelope:
+    """Verify what was screened; it needs nothing of the node, so any thread may do it.
+
+    Raises:
+        PeerError: it is not signed, not whole, or of another network.
+    """
+    return envelope.verify(screened.parsed, network=network, message_key=screened.message_key)
+
+
+def decide(verified: VerifiedEnvelope, *, view: View, giver: bytes, now: int) -> Admitted | Known:
+    """Decide on a verified envelope that the peer *giver* delivered.
+
+    Raises:
+        PeerError: it is refused; the code says why.
+    """
+    parsed, header = verified.envelope, verified.header
+    if view.holds(parsed.id):
+        return Known(parsed.id)
     audience = parsed.audience or _audience(verified, view)
     _check_giver(giver, header.author, audience)
+    if header.author == view.node_id:
+        _check_whole(parsed, audience, frozenset({view.node_id}))
+        return Admitted(verified, Part.AUTHOR, audience)
     if view.node_id in audience.recipient_ids:
         _check_whole(parsed, audience, frozenset({view.node_id}))
         return Admitted(verified, Part.RECIPIENT, audience)
     if view.node_id not in audience.carriers:
         raise AudienceError("this node is not in its audience")
     if not view.carries:
-        raise AudienceError("this node does not carry for others")
+        raise NotCarryingError("this node does not carry for others")
     if now >= header.expires:
         raise ExpiredError("it has expired and is no longer carried")
     _check_whole(parsed, audience, frozenset(audience.recipient_ids))
     return Admitted(verified, Part.CARRIER, audience)
 
 
+def admit(wire: bytes, *, view: View, giver: bytes, now: int) -> Admitted | Known:
+    """Screen, verify and decide on one envelope that the peer *giver* delivered.
+
+    Raises:
+        PeerError: it is refused; the code says why.
+    """
+    screened = screen(wire, view=view, giver=giver)
+    if isinstance(screened, Known):
+        return screened
+    return decide(verify(screened, network=view.network), view=view, giver=giver, now=now)
+
+
 def _check_whole(parsed: Envelope, audience: Audience, needed: frozenset[bytes]) -> None:
     if not parsed.opens_epoch:
         return
-    # The author's slot comes first; it needs none from us.
-    for recipient, slot in zip(audience.recipient_ids, parsed.slots[1:], strict=True):
-        if recipient in needed and len(slot) != limits.SLOT_SIZE:
+    members = (parsed.header.author, *audience.recipient_ids)  # the author's slot comes first
+    for member, slot in zip(members, parsed.slots, strict=True):
+        if member in needed and len(slot) != limits.SLOT_SIZE:
             raise DigestError("a slot that this node needs was dropped on the way")
 
 

@@ -128,6 +128,7 @@ class Envelope:
 
     wire: bytes
     id: bytes
+    header_bytes: bytes
     pre: bytes
     header: Header
     slots_digest: bytes | None
@@ -345,16 +346,15 @@ def parse(wire: bytes) -> Envelope:
     """
     outer = array(decode(wire, max_bytes=limits.MAX_ENVELOPE), "envelope", size=5)
     header_bytes = octets(outer[0], "envelope.header", maximum=limits.MAX_HEADER)
-    fields = array(decode(header_bytes, max_bytes=limits.MAX_HEADER), "header", size=3)
-    pre = octets(fields[0], "header.pre", maximum=limits.MAX_HEADER)
-    header = _parse_header(decode(pre, max_bytes=limits.MAX_HEADER))
+    pre, header, slots_digest, ciphertext_digest = _parse_signed(header_bytes)
     envelope = Envelope(
         wire=wire,
         id=suite.digest("envelope", header_bytes),
+        header_bytes=header_bytes,
         pre=pre,
         header=header,
-        slots_digest=_optional32(fields[1], "header.slots_digest"),
-        ciphertext_digest=octets(fields[2], "header.ciphertext_digest", size=32),
+        slots_digest=slots_digest,
+        ciphertext_digest=ciphertext_digest,
         signature=octets(outer[1], "envelope.signature", size=suite.ED25519_SIGNATURE),
         ciphertext=octets(outer[2], "envelope.ciphertext", maximum=limits.MAX_CIPHERTEXT),
         audience=_parse_audience(outer[3], header.author),
@@ -362,6 +362,37 @@ def parse(wire: bytes) -> Envelope:
     )
     _check_form(envelope)
     return envelope
+
+
+def parse_header(header_bytes: bytes) -> Header:
+    """Return the fields of the signed *header_bytes* of an envelope.
+
+    Raises:
+        DecodeError: it is not canonical, or a field has the wrong shape.
+        LimitError: it is too long.
+        VersionError: it is of a later version or another suite.
+    """
+    return _parse_signed(header_bytes)[1]
+
+
+def _parse_signed(header_bytes: bytes) -> tuple[bytes, Header, bytes | None, bytes]:
+    """Return ``pre``, its fields, the digest of the slots and that of the ciphertext."""
+    fields = array(decode(header_bytes, max_bytes=limits.MAX_HEADER), "header", size=3)
+    pre = octets(fields[0], "header.pre", maximum=limits.MAX_HEADER)
+    header = _parse_header(decode(pre, max_bytes=limits.MAX_HEADER))
+    slots_digest = _optional32(fields[1], "header.slots_digest")
+    return pre, header, slots_digest, octets(fields[2], "header.ciphertext_digest", size=32)
+
+
+def peek_id(wire: bytes) -> bytes:
+    """Return the id that *wire* would have as an envelope, looking at nothing else.
+
+    Raises:
+        DecodeError: it has no header.
+        LimitError: it is too long.
+    """
+    outer = array(decode(wire, max_bytes=limits.MAX_ENVELOPE), "envelope", size=5)
+    return suite.digest("envelope", octets(outer[0], "envelope.header", maximum=limits.MAX_HEADER))
 
 
 def _optional32(value: Value, field: str) -> bytes | None:
@@ -394,8 +425,8 @@ def _parse_header(value: Value) -> Header:
         raise VersionError(f"envelope kind {header.kind} is not known; update Picket")
     if not 0 < header.expires - header.created <= limits.MAX_LIFETIME_MS:
         raise DecodeError("pre.expires is not within 90 days after pre.created")
-    if (header.seq == 1) != (header.prev == suite.ZERO):
-        raise DecodeError("pre.prev is zero exactly in the first envelope of a stream")
+    if header.seq > 1 and header.prev == suite.ZERO:
+        raise DecodeError("pre.prev is zero, which only the first envelope of a stream may have")
     return header
 
 

@@ -109,6 +109,12 @@ class AudienceError(PeerError):
     code = "wrong-audience"
 
 
+class NotCarryingError(PeerError):
+    """A node that was named as a carrier does not carry for others."""
+
+    code = "not-carrying"
+
+
 class ExpiredError(PeerError):
     """A card or envelope outside its time of validity."""
 
@@ -139,6 +145,12 @@ class FrameError(PeerError):
     code = "bad-frame"
 
 
+class UnplacedError(PeerError):
+    """An envelope that its author put where its stream has no place for it."""
+
+    code = "unplaced"
+
+
 class OwnEnvelopeError(PeerError):
     """A genuine envelope of our own that we do not hold: our database has lost something."""
 
@@ -149,6 +161,12 @@ class ReceiptError(PeerError):
     """A receipt for something that was not sent, or that does not prove what it claims."""
 
     code = "bad-receipt"
+
+
+class QuotaError(PeerError):
+    """A peer brought more than its quota; it may bring it again later."""
+
+    code = "quota"
 
 
 class VersionError(PeerError):
@@ -229,6 +247,17 @@ class TooLargeError(RequestError):
     code = "too-large"
 
 
+class RangeError(RequestError):
+    """A range that lies outside the file; ``size`` is how long that is."""
+
+    code = "bad-range"
+
+    def __init__(self, message: str, *, fix: str = "", size: int = 0) -> None:
+        """Keep *size* for the Content-Range header (RFC 9110 section 14.4)."""
+        super().__init__(message, fix=fix)
+        self.size = size
+
+
 class LockedError(RequestError):
     """The node is locked: its keystore has not been opened since start."""
 
@@ -263,6 +292,12 @@ class LinkTimeoutError(LinkError):
     """The peer did not say what was due in time."""
 
     code = "link-timeout"
+
+
+class OversizeError(LinkError):
+    """The other end sent a message over the limit."""
+
+    code = "oversize"
 
 
 class OperatorError(PicketError):
@@ -311,6 +346,12 @@ class RollbackError(OperatorError):
     """The database is older than what this node has already published."""
 
     code = "restored-backup"
+
+
+class BlobStoreError(OperatorError):
+    """The folder of attachments fails or holds something damaged; nothing else is touched."""
+
+    code = "attachment-store"
 
 
 class StoreError(PicketError):

@@ -13,18 +13,45 @@ is altered, repeated, dropped or moved to another link is noticed.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias, assert_never
+from typing import Final, TypeAlias, TypeVar, assert_never
 
 from protocol import limits, suite
+from protocol.blob import (
+    BLOB,
+    NO_BLOB,
+    WANT_BLOB,
+    BlobChunk,
+    NoBlob,
+    WantBlob,
+    blob_frame_value,
+    parse_blob_chunk,
+    parse_no_blob,
+    parse_want_blob,
+)
 from protocol.canonical import Value, decode, encode
-from protocol.errors import FrameError
+from protocol.envelope import STREAM_SIZE
+from protocol.errors import FrameError, LimitError
+from protocol.frontier import (
+    AUTHOR_DIGEST_SIZE,
+    Item,
+    Range,
+    StreamKey,
+    count,
+    item_value,
+    parse_item,
+    parse_ranges,
+)
 from protocol.shape import array, octets, text, uint
+
+_T = TypeVar("_T", bytes, StreamKey)
 
 VERSION: Final = 1
 TAG_SIZE: Final = 16
 _COUNTER_SIZE: Final = 8
+SHORT_ID: Final = 8
+RUN_SECRETS: Final = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +117,31 @@ class Receipts:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Envelopes whose entries follow one another in a log.
+
+    ``ids`` are their ids, or the first 8 bytes of each where the reader knows which are meant;
+    ``secrets`` are, for each, the 32-byte local commitment and the 16-byte blind of its entry;
+    ``proof`` is what ``merkle.verify_run`` needs.
+    """
+
+    first: int
+    kind: int
+    ids: tuple[bytes, ...]
+    secrets: tuple[bytes, ...]
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Receipts in bulk: runs of entries in the log of *recipient*, under one checkpoint of it."""
+
+    recipient: bytes
+    checkpoint: bytes
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why an envelope was not taken, and after how long (ms) it may be offered again."""
 
@@ -116,6 +168,50 @@ class Settled:
 
 
 @dataclass(frozen=True, slots=True)
+class Summary:
+    """The digest of what the sender holds of all streams that both ends read."""
+
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Authors:
+    """The same for each author: (node id, 16-byte digest), ascending."""
+
+    digests: tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """What the sender holds of streams of one author to which both ends belong."""
+
+    author: bytes
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Ask for the envelopes *ranges* of one stream."""
+
+    key: StreamKey
+    ranges: tuple[Range, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WantReceipts:
+    """Ask for receipts of envelopes that the other end has said it holds."""
+
+    envelope_ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forked:
+    """Evidence that an author forked one of its streams: a proof as ``protocol.fork`` has it."""
+
+    proof: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Bye:
     """The sender closes the link, and why."""
 
@@ -123,7 +219,25 @@ class Bye:
 
 
 Frame: TypeAlias = (
-    Hello | Proof | WantStatements | Statements | Deliver | Receipts | Refuse | Bye | Settled
+    Hello
+    | Proof
+    | WantStatements
+    | Statements
+    | Deliver
+    | Receipts
+    | Refuse
+    | Bye
+    | Settled
+    | Summary
+    | Authors
+    | Frontier
+    | Want
+    | WantReceipts
+    | Forked
+    | Runs
+    | WantBlob
+    | BlobChunk
+    | NoBlob
 )
 
 
@@ -157,6 +271,41 @@ def _value(frame: Frame) -> list[object]:
             return [8, frame.code]
         case Settled():
             return [9, frame.items]
+        case WantBlob() | BlobChunk() | NoBlob():
+            return blob_frame_value(frame)
+        case _:
+            return _gossip_value(frame)
+
+
+def _gossip_value(
+    frame: Summary | Authors | Frontier | Want | WantReceipts | Forked | Runs,
+) -> list[object]:
+    match frame:
+        case Summary():
+            return [10, frame.digest]
+        case Authors():
+            return [11, frame.digests]
+        case Frontier():
+            return [12, frame.author, [item_value(item) for item in frame.items]]
+        case Want():
+            key = frame.key
+            return [13, key.author, key.incarnation, key.stream, frame.ranges]
+        case WantReceipts():
+            return [14, frame.envelope_ids]
+        case Forked():
+            return [15, frame.proof]
+        case Runs():
+            runs = [
+                [
+                    r.first,
+                    r.kind,
+                    len(r.ids[0]),
+                    b"".join(map(bytes.__add__, r.ids, r.secrets)),
+                    r.proof,
+                ]
+                for r in frame.runs
+            ]
+            return [16, frame.recipient, frame.checkpoint, runs]
         case _:
             assert_never(frame)
 
@@ -271,6 +420,89 @@ def _settled(fields: list[Value]) -> Settled:
     return Settled(tuple(pairs))
 
 
+def _summary(fields: list[Value]) -> Summary:
+    return Summary(octets(fields[1], "summary.digest", size=32))
+
+
+def _authors(fields: list[Value]) -> Authors:
+    digests = []
+    for item in array(fields[1], "authors.digests", maximum=limits.MAX_AUTHORS):
+        author, value = array(item, "authors.item", size=2)
+        digests.append(
+            (
+                octets(author, "authors.author", size=32),
+                octets(value, "authors.digest", size=AUTHOR_DIGEST_SIZE),
+            )
+        )
+    _check_ascending([author for author, _ in digests], "authors")
+    return Authors(tuple(digests))
+
+
+def _frontier(fields: list[Value]) -> Frontier:
+    author = octets(fields[1], "frontier.author", size=32)
+    values = array(fields[2], "frontier.items", minimum=1, maximum=limits.MAX_FRAME_ITEMS)
+    items = tuple(parse_item(value, author) for value in values)
+    _check_ascending([key for key, _ in items], "frontier.items")
+    return Frontier(author, items)
+
+
+def _want(fields: list[Value]) -> Want:
+    key = StreamKey(
+        octets(fields[1], "want.author", size=32),
+        uint(fields[2], "want.incarnation", minimum=1, maximum=2**32 - 1),
+        octets(fields[3], "want.stream", size=STREAM_SIZE),
+    )
+    ranges = parse_ranges(fields[4], "want.ranges", after=0, maximum=limits.MAX_WANT_RANGES)
+    if not 0 < count(ranges) <= limits.MAX_WANT:
+        raise LimitError(f"want.ranges names none, or more than {limits.MAX_WANT} envelopes")
+    return Want(key, ranges)
+
+
+def _want_receipts(fields: list[Value]) -> WantReceipts:
+    ids = array(fields[1], "want_receipts.ids", minimum=1, maximum=limits.MAX_FRAME_RECEIPTS)
+    return WantReceipts(tuple(octets(item, "want_receipts.id", size=32) for item in ids))
+
+
+def _forked(fields: list[Value]) -> Forked:
+    return Forked(octets(fields[1], "forked.proof", maximum=limits.MAX_FORK))
+
+
+def _runs(fields: list[Value]) -> Runs:
+    values = array(fields[3], "runs.runs", minimum=1, maximum=limits.MAX_RUNS)
+    runs = tuple(_run(value) for value in values)
+    if sum(len(run.ids) for run in runs) > limits.MAX_RUN:
+        raise LimitError(f"runs has more than {limits.MAX_RUN} envelopes")
+    return Runs(
+        octets(fields[1], "runs.recipient", size=32),
+        octets(fields[2], "runs.checkpoint", maximum=limits.MAX_NOTE),
+        runs,
+    )
+
+
+def _run(value: Value) -> Run:
+    first, kind, width, packed, proof = array(value, "run", size=5)
+    size = uint(width, "run.id_size", maximum=32)
+    if size not in {SHORT_ID, 32}:
+        raise FrameError("run.id_size is neither 8 nor 32")
+    step = size + RUN_SECRETS
+    data = octets(packed, "run.items", maximum=limits.MAX_RUN * step)
+    if len(data) % step:
+        raise FrameError("run.items is cut short")
+    hashes = array(proof, "run.proof", maximum=2 * limits.MAX_PROOF)
+    return Run(
+        uint(first, "run.first", maximum=limits.MAX_LOG_SIZE),
+        uint(kind, "run.kind", maximum=255),
+        tuple(data[at : at + size] for at in range(0, len(data), step)),
+        tuple(data[at + size : at + step] for at in range(0, len(data), step)),
+        tuple(octets(item, "run.proof.hash", size=32) for item in hashes),
+    )
+
+
+def _check_ascending(values: Sequence[_T], field: str) -> None:
+    if list(values) != sorted(set(values)):
+        raise FrameError(f"{field} is not in ascending order, or has one twice")
+
+
 def _code(value: Value, field: str) -> str:
     code = text(value, field, maximum=limits.MAX_CODE)
     # Codes reach logs and terminals: nothing in them may be more than a word.
@@ -291,6 +523,16 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Value]], Frame]]]] = {
     7: (2, _refuse),
     8: (2, _bye),
     9: (2, _settled),
+    10: (2, _summary),
+    11: (2, _authors),
+    12: (3, _frontier),
+    13: (5, _want),
+    14: (2, _want_receipts),
+    15: (2, _forked),
+    16: (4, _runs),
+    WANT_BLOB: (4, parse_want_blob),
+    BLOB: (5, parse_blob_chunk),
+    NO_BLOB: (2, parse_no_blob),
 }
 
 

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from protocol import limits
 from protocol import vocabulary as v
+from protocol.blob import BlobRef
 from protocol.errors import InvalidIncidentError, RecordError
 
 RECORD: Final = "incident.report"
@@ -394,6 +395,22 @@ class Attachment(Model):
     size: Annotated[int, Field(ge=1, le=2**30)]
     kind: Annotated[str, _word(v.ATTACHMENT_KIND)]
     caption: Short | None = None
+    blob: Hex32 | None = None
+    key: Hex32 | None = Field(default=None, repr=False)
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Attachment:
+        if (self.blob is None) != (self.key is None):
+            raise ValueError("has one of blob and key without the other")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosed:
+    """An attachment whose content can be had: the blob, and what the record says about it."""
+
+    ref: BlobRef
+    about: Mapping[str, str]
 
 
 class Annex(Model):
@@ -446,7 +463,7 @@ def parse_incident(data: object) -> Incident:
         InvalidIncidentError: it breaks the model; lists every problem with its JSON pointer.
     """
     try:
-        return Incident.model_validate(_tuples(data))
+        parsed = Incident.model_validate(_tuples(data))
     except ValidationError as error:
         problems = [_problem(item) for item in error.errors(include_url=False)]
         pointer, _, message = problems[0]
@@ -456,6 +473,52 @@ def parse_incident(data: object) -> Incident:
             fix="correct the field and send it again; nothing was stored",
             problems=problems,
         ) from None
+    for number, attachment in enumerate(parsed.annex.attachments if parsed.annex else ()):
+        if attachment.blob is not None:
+            pointer = f"/annex/attachments/{number}/blob"
+            raise InvalidIncidentError(
+                f"{pointer}: is chosen by the node at release",
+                fix="leave out blob and key; upload the file under its SHA-256",
+                problems=[(pointer, "unknown-field", "is chosen by the node at release")],
+            )
+    return parsed
+
+
+def enclose(incident: Incident, refs: Mapping[str, BlobRef]) -> Incident:
+    """Return *incident* with a blob for each attachment whose SHA-256 (hex) is in *refs*."""
+    if incident.annex is None or not refs:
+        return incident
+    attachments = tuple(
+        each.model_copy(update={"blob": ref.id.hex(), "key": ref.key.hex()})
+        if (ref := refs.get(each.sha256)) is not None and ref.size == each.size
+        else each
+        for each in incident.annex.attachments
+    )
+    annex = incident.annex.model_copy(update={"attachments": attachments})
+    return incident.model_copy(update={"annex": annex})
+
+
+def split_attachments(record: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[Enclosed, ...]]:
+    """Return a valid record without the blobs and keys of its attachments, and these apart.
+
+    What is shown, exported or logged of a record is made of the first part alone.
+    """
+    annex = record.get("annex") or {}
+    shown: list[dict[str, Any]] = []
+    found: list[Enclosed] = []
+    for item in annex.get("attachments", ()):
+        about = {name: value for name, value in item.items() if name not in {"blob", "key"}}
+        shown.append(about)
+        if "blob" in item:
+            blob, key, sha256 = (bytes.fromhex(item[name]) for name in ("blob", "key", "sha256"))
+            ref = BlobRef(id=blob, key=key, size=item["size"], sha256=sha256)
+            words = {
+                name: about[name] for name in ("media_type", "kind", "caption") if name in about
+            }
+            found.append(Enclosed(ref, words))
+    if not found:
+        return dict(record), ()
+    return {**record, "annex": {**annex, "attachments": shown}}, tuple(found)
 
 
 def _tuples(value: object, depth: int = 0) -> object:

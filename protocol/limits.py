@@ -52,6 +52,8 @@ MAX_ENVELOPE: Final = 512 * 1024
 """256 slots (292 KiB), audience (17 KiB), body (72 KiB), header and signature fit."""
 MAX_LIFETIME_MS: Final = 90 * 86_400_000
 """Longest time an envelope may be carried; also how long carriers keep custody."""
+CLOCK_AHEAD_MS: Final = 600_000
+"""How far an author's clock may be ahead of ours before its times are called doubtful."""
 MAX_SEQ: Final = 2**53
 """Sequence numbers stay exact in every JSON reader."""
 
@@ -76,14 +78,54 @@ TARGET_FRAME: Final = 64 * 1024
 """Envelopes are packed into one frame up to about this size."""
 MAX_FRAME_ENVELOPES: Final = 256
 MAX_FRAME_RECEIPTS: Final = 256
+MAX_RUN: Final = 512
+"""Envelopes that one frame of runs is the receipt for: a quarter of the credit of a link."""
+MAX_OFFERS: Final = 8_192
+"""Streams of one peer that may wait to be pulled at a time: three of each of 1,000 authorities, and
+room to spare. A peer may name streams that nobody else has heard of."""
+BULK: Final = 256
+"""Missing envelopes of one stream above which its author or carrier does not push them: whoever
+lacks them asks at once, so that one of the two ends sets the pace and nothing travels twice."""
+THROTTLED_OFFER: Final = 64
+"""Envelopes offered a second to a peer that has lately refused some for its quota."""
+THROTTLE_MS: Final = 60_000
+"""How long an offer stays so after the last such refusal."""
+MAX_RETRY_MS: Final = 3_600_000
+"""Longest time that a peer can make an author wait before it offers an envelope again."""
+MAX_UNANSWERED: Final = 768 * 1024
+"""Bytes of envelopes that may be taken in bulk before they are receipted."""
+MAX_RUNS: Final = 256
+"""Runs in one such frame."""
 MAX_FRAME_STATEMENTS: Final = 64
 MAX_CODE: Final = 64
 """Characters of an error code in a refusal or goodbye."""
-LINK_WINDOW: Final = 64
-"""Envelopes offered on one link and not yet receipted."""
+LINK_WINDOW: Final = 2_048
+"""Envelopes offered on one link and not yet answered: the credit of its sender."""
+LINK_WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of envelopes offered on one link and not yet answered; one may go beyond it."""
+MAX_LINK_IDS: Final = 65_536
+"""Ids of envelopes sent on one link that are kept, so that receipts may name them in short."""
+MAX_FRAME_ITEMS: Final = 1_024
+"""Streams in one frontier frame; more take another frame."""
+MAX_ITEM_RANGES: Final = 1_024
+"""Ranges held past the first gap that one item names; what lies further is named later."""
+MAX_AUTHORS: Final = 2_048
+"""Authors in one frame of digests; the plan is for 1,000 authorities."""
+MAX_WANT_RANGES: Final = 256
+"""Ranges of one stream in one want."""
+MAX_WANT: Final = 4_096
+"""Envelopes that one want may name."""
+MAX_WANTS: Final = 1_024
+"""Wants of one link that wait to be served; more are dropped and asked for again."""
+MAX_FORK: Final = 3 * 1024
+"""Two signed headers of up to 1 KiB."""
+MAX_FORKS_PER_STREAM: Final = 8
+"""Proofs kept of one stream; one is enough to freeze it."""
+MAX_GAPS: Final = 16_384
+"""Ranges held past the first gap of one stream; an envelope that would make more is refused."""
 LINK_QUEUE: Final = 4 * 1024 * 1024
 """Bytes waiting to be written to one link, above which nothing more is offered on it."""
-MAX_LINK_QUEUE: Final = LINK_QUEUE + LINK_WINDOW * MAX_ENVELOPE
+MAX_LINK_QUEUE: Final = LINK_QUEUE + LINK_WINDOW_BYTES + MAX_ENVELOPE
 """Bytes waiting to be written to one link, above which it is cut: its other end asks for more than
 it reads. A full window on top of a full queue still fits."""
 MAX_STATEMENTS_BYTES: Final = MAX_FRAME // 2
@@ -107,6 +149,44 @@ MAX_LINKS_PER_CERTIFICATE: Final = 8
 """One is the rule; a peer that lost its own may dial again before we notice, within 38 s."""
 MAX_REFUSALS_PER_LINK: Final = 10
 """Refused envelopes after which the link is closed."""
+
+# --- delivery statements -----------------------------------------------------------------------
+REACHABLE_WINDOW_MS: Final = 150_000
+"""Whoever is linked within this time of a release could be reached: two rounds of anti-entropy and
+a reconnection. A checker takes no shorter one, or an author could choose it to hide a debt."""
+MAX_RECEIPT_FRAME: Final = MAX_NOTE + 4 * 1024
+"""A receipts frame with one item: one note, one entry and one proof."""
+MAX_AUDIENCE: Final = 32 * 1024
+"""255 recipients of 69 bytes, 16 carriers and the author's key id take 18 KiB."""
+MAX_DELIVERY_STATEMENT: Final = 32 * 1024 * 1024
+"""128 KiB for each of 255 recipients: a card (10 to 20 KiB), an inception (6 KiB), a receipt (4 to
+6 KiB) and the skeletons of a full chain (84 KiB). Usual are 20 KiB."""
+MAX_STATEMENTS_IN_TEXT: Final = 2 * MAX_RECIPIENTS + 2
+"""Statements in one file: an incident released separately, face and annex apart."""
+
+# --- attachments -----------------------------------------------------------------------------
+MAX_BLOB: Final = 2**30
+"""Bytes of one attachment. A power of two, so padding never exceeds it."""
+BLOB_CHUNK: Final = 64 * 1024
+"""Bytes of the file in one chunk: one frame of about the target size."""
+BLOB_TAG: Final = 16
+"""Bytes that encryption adds to one chunk."""
+MAX_BLOB_CHUNKS: Final = MAX_BLOB // BLOB_CHUNK
+MAX_BLOB_PROOF: Final = (MAX_BLOB_CHUNKS - 1).bit_length()
+"""Hashes of the proof of one chunk."""
+BLOB_WINDOW: Final = 16
+"""Chunks (1 MiB) asked for on one link and not yet there; a frame may ask for as many, and its
+reader keeps no more waiting: what goes beyond is not served."""
+MAX_BLOBS_PER_LINK: Final = 4
+"""Attachments that are fetched over one link at the same time."""
+MAX_DOWNLOADS: Final = 64
+"""Downloads that are open at once; each holds one file open."""
+MAX_BLOB_STORE: Final = 64 * 2**30
+"""Bytes of all attachments and downloads together."""
+MIN_DISK_FREE: Final = 512 * 2**20
+"""Bytes that attachments leave free on their disk: the databases must always be able to write."""
+SYNC_CHUNKS: Final = 256
+"""Chunks of a download after which it is synced, so that the last sync is not a long one."""
 
 # --- local store and HTTP --------------------------------------------------------------------
 MAX_OUTBOX: Final = 100_000

@@ -4,6 +4,8 @@
 - A tile (level, index) holds up to 256 hashes: MTH(D[(index*256+i) * 256^level ...)) for each i.
   Only full tiles feed the level above; partial ones are rewritten as the tree grows.
 - Proofs and appends read O(log n) tiles, through the caller's ``TileReader``.
+- A ``Memo`` keeps the hashes of perfect subtrees, which never change once they are whole; whoever
+  undoes an append must empty it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from protocol.errors import DecodeError, ProofError
 
@@ -29,6 +31,10 @@ class TileReader(Protocol):
     def read_tiles(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:
         """Return the stored, possibly partial, bytes of each (level, index)."""
         ...
+
+
+Memo: TypeAlias = dict[tuple[int, int], bytes]
+"""Hashes of perfect subtrees by height and index at that height."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,82 @@ def verify_inclusion(
         fn, sn = fn >> 1, sn >> 1
     if sn != 0 or r != root:
         raise ProofError("the inclusion proof does not lead to the root")
+
+
+def verify_run(
+    *, first: int, leaves: Sequence[bytes], size: int, proof: Sequence[bytes], root: bytes
+) -> None:
+    """Verify that the leaf hashes *leaves* stand at *first* and the following places of the tree.
+
+    Raises:
+        ProofError: they do not, or the proof has the wrong length.
+    """
+    _run_nodes(first=first, leaves=leaves, size=size, proof=proof, root=root)
+
+
+def inclusion_of(
+    position: int,
+    *,
+    first: int,
+    leaves: Sequence[bytes],
+    size: int,
+    proof: Sequence[bytes],
+    root: bytes,
+) -> tuple[bytes, ...]:
+    """Return the audit path (RFC 6962 2.1.1) of one leaf of a run, by its *position* in the run.
+
+    Raises:
+        ProofError: the run is not in the tree, or the proof has the wrong length.
+    """
+    nodes = _run_nodes(first=first, leaves=leaves, size=size, proof=proof, root=root)
+    path = []
+    low, high, index = 0, size, first + position
+    while high - low > 1:
+        middle = low + _split(high - low)
+        if index < middle:
+            path.append(nodes[middle, high])
+            high = middle
+        else:
+            path.append(nodes[low, middle])
+            low = middle
+    return tuple(reversed(path))
+
+
+def _run_nodes(
+    *, first: int, leaves: Sequence[bytes], size: int, proof: Sequence[bytes], root: bytes
+) -> dict[tuple[int, int], bytes]:
+    """Return the hashes of all subtrees that the run and its proof show, by leaf range."""
+    if not leaves or first < 0 or first + len(leaves) > size:
+        raise ProofError("the run is not inside the tree")
+    _check_hashes((*leaves, *proof, root))
+    nodes: dict[tuple[int, int], bytes] = {}
+    beside = _beside(first, first + len(leaves), 0, size)
+    if len(beside) != len(proof):
+        raise ProofError("the proof of the run has the wrong length")
+    nodes.update(zip(beside, proof, strict=True))
+    if _fold(0, size, first, leaves, nodes) != root:
+        raise ProofError("the proof of the run does not lead to the root")
+    return nodes
+
+
+def _fold(
+    low: int,
+    high: int,
+    first: int,
+    leaves: Sequence[bytes],
+    nodes: dict[tuple[int, int], bytes],
+) -> bytes:
+    found = nodes.get((low, high))
+    if found is None:
+        if high - low == 1:
+            found = leaves[low - first]
+        else:
+            middle = low + _split(high - low)
+            found = node_hash(
+                _fold(low, middle, first, leaves, nodes), _fold(middle, high, first, leaves, nodes)
+            )
+        nodes[low, high] = found
+    return found
 
 
 def verify_consistency(
@@ -131,7 +213,9 @@ def _check_hashes(hashes: Sequence[bytes]) -> None:
 
 
 # --- growing ---------------------------------------------------------------------------------
-def append(*, size: int, new_leaves: Sequence[bytes], reader: TileReader) -> Appended:
+def append(
+    *, size: int, new_leaves: Sequence[bytes], reader: TileReader, memo: Memo | None = None
+) -> Appended:
     """Append leaf hashes to a tree of *size* leaves.
 
     Only the right edge is read. Of the returned tiles the full ones are final.
@@ -144,7 +228,7 @@ def append(*, size: int, new_leaves: Sequence[bytes], reader: TileReader) -> App
     overlay = _Overlay(written, reader)
     total = size + len(new_leaves)
     tiles = tuple((level, index, data) for (level, index), data in sorted(written.items()))
-    return Appended(total, root(total, overlay), tiles)
+    return Appended(total, root(total, overlay, memo), tiles)
 
 
 def _append_level(
@@ -198,14 +282,38 @@ def _perfect(hashes: Sequence[bytes]) -> bytes:
 
 
 # --- reading ---------------------------------------------------------------------------------
-def root(size: int, reader: TileReader) -> bytes:
+def root(size: int, reader: TileReader, memo: Memo | None = None) -> bytes:
     """Return the root of the first *size* leaves (RFC 6962 section 2.1)."""
     if size == 0:
         return EMPTY_ROOT
-    return _range_hashes([(0, size)], reader)[0]
+    return _range_hashes([(0, size)], reader, memo)[0]
 
 
-def prove_inclusion(index: int, size: int, reader: TileReader) -> tuple[bytes, ...]:
+def prove_run(
+    first: int, last: int, size: int, reader: TileReader, memo: Memo | None = None
+) -> tuple[bytes, ...]:
+    """Return what ``verify_run`` needs for leaves *first* to *last* (inside) of *size* leaves.
+
+    These are the roots of the largest subtrees beside the run, left to right.
+    """
+    if not 0 <= first <= last < size:
+        raise ValueError("the run is not inside the tree")
+    return tuple(_range_hashes(_beside(first, last + 1, 0, size), reader, memo))
+
+
+def _beside(first: int, end: int, low: int, high: int) -> list[tuple[int, int]]:
+    """Return the largest subtrees of [low, high) that hold no leaf of [first, end)."""
+    if high <= first or end <= low:
+        return [(low, high)]
+    if first <= low and high <= end:
+        return []
+    middle = low + _split(high - low)
+    return _beside(first, end, low, middle) + _beside(first, end, middle, high)
+
+
+def prove_inclusion(
+    index: int, size: int, reader: TileReader, memo: Memo | None = None
+) -> tuple[bytes, ...]:
     """Return the audit path of leaf *index* in the first *size* leaves (RFC 6962 2.1.1)."""
     if not 0 <= index < size:
         raise ValueError("the index is not inside the tree")
@@ -219,7 +327,7 @@ def prove_inclusion(index: int, size: int, reader: TileReader) -> tuple[bytes, .
         else:
             ranges.append((low, middle))
             low = middle
-    return tuple(_range_hashes(list(reversed(ranges)), reader))
+    return tuple(_range_hashes(list(reversed(ranges)), reader, memo))
 
 
 def prove_consistency(old: int, new: int, reader: TileReader) -> tuple[bytes, ...]:
@@ -248,17 +356,21 @@ def _split(count: int) -> int:
     return 1 << ((count - 1).bit_length() - 1)
 
 
-def _range_hashes(ranges: Sequence[tuple[int, int]], reader: TileReader) -> list[bytes]:
+def _range_hashes(
+    ranges: Sequence[tuple[int, int]], reader: TileReader, memo: Memo | None = None
+) -> list[bytes]:
     """Return the tree hash of each half-open leaf range, with one batched read.
 
     Each range begins at a multiple of the power of two that covers it, as all ranges in proofs do.
     """
+    memo = {} if memo is None else memo
     parts = [_perfect_parts(low, high) for low, high in ranges]
-    wanted = sorted({_place(level, index)[:2] for each in parts for level, index in each})
+    unknown = {part for each in parts for part in each if part not in memo}
+    wanted = sorted({_place(level, index)[:2] for level, index in unknown})
     tiles = reader.read_tiles(wanted) if wanted else {}
     hashes = []
     for each in parts:
-        found = [_subtree(level, index, tiles) for level, index in each]
+        found = [_subtree(level, index, tiles, memo) for level, index in each]
         value = found[-1]
         for left in reversed(found[:-1]):
             value = node_hash(left, value)
@@ -283,12 +395,21 @@ def _place(height: int, index: int) -> tuple[int, int, int, int]:
     return level, first // TILE_WIDTH, first % TILE_WIDTH, 1 << inner
 
 
-def _subtree(height: int, index: int, tiles: Mapping[tuple[int, int], bytes]) -> bytes:
-    level, tile, slot, count = _place(height, index)
-    data = tiles[level, tile][slot * HASH_SIZE : (slot + count) * HASH_SIZE]
-    if len(data) != count * HASH_SIZE:
-        raise ProofError(f"tile {level}/{tile} is narrower than the tree")
-    return tile_root(data)
+def _subtree(height: int, index: int, tiles: Mapping[tuple[int, int], bytes], memo: Memo) -> bytes:
+    found = memo.get((height, index))
+    if found is None:
+        level, tile, slot, count = _place(height, index)
+        if count == 1:
+            found = tiles[level, tile][slot * HASH_SIZE : (slot + 1) * HASH_SIZE]
+            if len(found) != HASH_SIZE:
+                raise ProofError(f"tile {level}/{tile} is narrower than the tree")
+        else:
+            found = node_hash(
+                _subtree(height - 1, 2 * index, tiles, memo),
+                _subtree(height - 1, 2 * index + 1, tiles, memo),
+            )
+        memo[height, index] = found
+    return found
 
 
 # --- static resources (C2SP tlog-tiles) ------------------------------------------------------

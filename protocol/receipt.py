@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
 
 from protocol import merkle
 from protocol.checkpoint import Checkpoint, verify_checkpoint
-from protocol.entry import EntryKind, parse_entry
+from protocol.entry import EntryKind, make_entry, parse_entry
 from protocol.errors import PeerError, ReceiptError
-from protocol.frames import ReceiptItem, Receipts
+from protocol.frames import SHORT_ID, ReceiptItem, Receipts, Run, Runs
 from protocol.statement import NamedKeys
 
 
@@ -54,3 +56,93 @@ def _verify_item(item: ReceiptItem, recipient: bytes, checkpoint: Checkpoint) ->
         root=checkpoint.root,
     )
     return VerifiedReceipt(item.envelope_id, recipient, entry.kind, item.index, checkpoint)
+
+
+# --- receipts in bulk ------------------------------------------------------------------------
+_COMMITMENT: Final = 32
+_KINDS: Final = frozenset({EntryKind.RECEIVED, EntryKind.CARRIED})
+
+
+def complete(runs: Runs, known: Mapping[bytes, bytes]) -> Runs:
+    """Return *runs* with whole ids, found in *known* by their first 8 bytes.
+
+    Raises:
+        ReceiptError: an id is not known.
+    """
+    return replace(runs, runs=tuple(_complete(run, known) for run in runs.runs))
+
+
+def _complete(run: Run, known: Mapping[bytes, bytes]) -> Run:
+    if len(run.ids[0]) != SHORT_ID:
+        return run
+    try:
+        return replace(run, ids=tuple(known[short] for short in run.ids))
+    except KeyError:
+        raise ReceiptError("a receipt for an envelope that was not sent on this link") from None
+
+
+def verify_runs(runs: Runs, *, log: NamedKeys) -> tuple[VerifiedReceipt, ...]:
+    """Verify *runs*, which have whole ids, against the *log* keys of the node that gave them.
+
+    Raises:
+        SignatureError: the checkpoint is not signed with both log keys.
+        ProofError: the entries are not in the tree that the checkpoint signs.
+        ReceiptError: the entries are no delivery, or an id is not whole.
+    """
+    checkpoint = verify_checkpoint(
+        runs.checkpoint, origin=log.name, ed25519=log.ed25519, mldsa44=log.mldsa44
+    )
+    verified: list[VerifiedReceipt] = []
+    for run in runs.runs:
+        merkle.verify_run(
+            first=run.first,
+            leaves=[merkle.leaf_hash(entry) for entry in _entries(run)],
+            size=checkpoint.size,
+            proof=run.proof,
+            root=checkpoint.root,
+        )
+        verified += (
+            VerifiedReceipt(each, runs.recipient, EntryKind(run.kind), index, checkpoint)
+            for index, each in enumerate(run.ids, run.first)
+        )
+    return tuple(verified)
+
+
+def single(runs: Runs, envelope_id: bytes, *, log: NamedKeys) -> Receipts:
+    """Return the receipt for one envelope of *runs*, to stand by itself.
+
+    Raises:
+        ReceiptError: there is none for it.
+        PeerError: *runs* do not verify under *log*.
+    """
+    checkpoint = verify_checkpoint(
+        runs.checkpoint, origin=log.name, ed25519=log.ed25519, mldsa44=log.mldsa44
+    )
+    for run in runs.runs:
+        if envelope_id not in run.ids:
+            continue
+        position = run.ids.index(envelope_id)
+        entries = _entries(run)
+        path = merkle.inclusion_of(
+            position,
+            first=run.first,
+            leaves=[merkle.leaf_hash(entry) for entry in entries],
+            size=checkpoint.size,
+            proof=run.proof,
+            root=checkpoint.root,
+        )
+        item = ReceiptItem(envelope_id, run.first + position, entries[position], path)
+        return Receipts(runs.recipient, runs.checkpoint, (item,))
+    raise ReceiptError("the receipts hold none for that envelope")
+
+
+def _entries(run: Run) -> list[bytes]:
+    if run.kind not in _KINDS:
+        raise ReceiptError("the receipt proves an entry that is no delivery")
+    if len(run.ids[0]) == SHORT_ID:
+        raise ReceiptError("the receipt does not name its envelopes")
+    kind = EntryKind(run.kind)
+    return [
+        make_entry(kind, each, local_commitment=secrets[:_COMMITMENT], blind=secrets[_COMMITMENT:])
+        for each, secrets in zip(run.ids, run.secrets, strict=True)
+    ]

@@ -11,54 +11,74 @@ Events come in as method calls with an explicit ``now`` (ms); an ordered list of
     HELLO   hello of the peer        PROOF   Send(proof)
     PROOF   proof of the peer        OPEN    Opened
     OPEN    deliver                  OPEN    Commit, then through committed: Send(receipts, refuse)
-    OPEN    receipts                 OPEN    StoreReceipts, then through stored: Send(settled)
+    OPEN    receipts, runs           OPEN    StoreReceipts, then through stored: Send(settled)
     OPEN    settled                  OPEN    NoteSettled
     OPEN    refuse                   OPEN    NoteRefusals
     OPEN    want_statements          OPEN    LoadStatements
     OPEN    statements               OPEN    StoreStatements, then through statements_stored:
                                              Send(want_statements) while there are more
+    OPEN    summary, authors,        OPEN    Heard: the node answers from what it holds
+            frontier, want,
+            want_receipts, forked,
+            want_blob, blob, no_blob
     OPEN    bye                      CLOSED  Close
     any     bad or unexpected frame  CLOSED  Send(bye), Close
     HELLO, PROOF  deadline passed    CLOSED  Send(bye), Close
+    OPEN    no answer for 30 s       OPEN    NoteLate: the credit returns, the envelope is due again
+
+Credit: LINK_WINDOW envelopes and LINK_WINDOW_BYTES bytes may be on the way to the peer; each answer
+(receipt or refusal), which is given after the commit, returns what its envelope took. Of that,
+catch-up takes at most half, so that what is released now never waits for what was missed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import TypeAlias, assert_never
 
 from protocol import limits, suite
+from protocol.blob import BlobChunk, BlobFrame, NoBlob, WantBlob
 from protocol.errors import (
     FrameError,
     LimitError,
     LinkTimeoutError,
     PeerError,
     PicketError,
+    ReceiptError,
     UntrustedKeyError,
     VersionError,
     WrongNetworkError,
 )
 from protocol.frames import (
+    SHORT_ID,
     VERSION,
+    Authors,
     Bye,
     Deliver,
+    Forked,
     Frame,
+    Frontier,
     Hello,
     Proof,
     Receipts,
     Refusal,
     Refuse,
+    Runs,
     Settled,
     Statements,
+    Summary,
     Tagger,
     Transcript,
+    Want,
+    WantReceipts,
     WantStatements,
     decode_frame,
     encode_frame,
     proof_label,
 )
+from protocol.receipt import complete
 from protocol.statement import HybridKey
 
 
@@ -71,12 +91,27 @@ class Phase(Enum):
     CLOSED = "closed"
 
 
+class Lane(IntEnum):
+    """What goes first when more than one message waits to be written to a link."""
+
+    CONTROL = 0
+    RECEIPTS = 1
+    LIVE = 2
+    CATCH_UP = 3
+    LAST = 4
+
+
+Gossip: TypeAlias = Summary | Authors | Frontier | Want | WantReceipts | Forked
+
+
 # --- effects ---------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send these bytes as one message."""
+    """Write this payload as one message when its lane's turn comes: ``Session.message`` of it."""
 
-    message: bytes
+    payload: bytes
+    lane: Lane
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +128,9 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class StoreReceipts:
-    """Verify and store these receipts."""
+    """Verify and store these receipts; all ids in them are whole."""
 
-    receipts: Receipts
+    receipts: Receipts | Runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +145,20 @@ class NoteRefusals:
     """The peer did not take these envelopes."""
 
     items: tuple[Refusal, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NoteLate:
+    """The peer did not answer for these envelopes in time."""
+
+    envelope_ids: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """The peer says or asks something about streams or attachments."""
+
+    frame: Gossip | BlobFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +192,8 @@ Effect: TypeAlias = (
     | StoreReceipts
     | NoteSettled
     | NoteRefusals
+    | NoteLate
+    | Heard
     | LoadStatements
     | StoreStatements
     | Close
@@ -189,17 +240,23 @@ class Session:
         self._transcript: Transcript | None = None
         self._out: Tagger | None = None
         self._in: Tagger | None = None
-        self._in_flight: dict[bytes, int] = {}
+        self._in_flight: dict[bytes, tuple[int, int]] = {}  # deadline, size
+        self._bytes = 0
+        self._known: dict[bytes, bytes] = {}  # ids that a run may name by their first bytes
         self._refused = 0
         self._passed: set[tuple[bytes, bytes]] = set()
         self._peer_chain: tuple[int, bytes] = (remote.chain_n, remote.chain_head)
         self.phase = Phase.HELLO
 
     # --- state -------------------------------------------------------------------------------
-    @property
-    def room(self) -> int:
-        """How many more envelopes may be in flight on this link."""
-        return max(0, limits.LINK_WINDOW - len(self._in_flight)) * (self.phase is Phase.OPEN)
+    def room(self, lane: Lane) -> tuple[int, int]:
+        """Return how many more envelopes and bytes may go out in *lane*: none, or at least one."""
+        share = 2 if lane is Lane.CATCH_UP else 1
+        envelopes = limits.LINK_WINDOW // share - len(self._in_flight)
+        size = limits.LINK_WINDOW_BYTES // share - self._bytes
+        if self.phase is not Phase.OPEN or envelopes <= 0 or size <= 0:
+            return 0, 0
+        return envelopes, size
 
     @property
     def in_flight(self) -> frozenset[bytes]:
@@ -214,7 +271,14 @@ class Session:
     # --- events ------------------------------------------------------------------------------
     def start(self) -> list[Effect]:
         """Begin: say hello."""
-        return [Send(self._hello)]
+        return [Send(self._hello, Lane.CONTROL, bare=True)]
+
+    def message(self, send: Send) -> bytes:
+        """Return the bytes to write for *send*; call it in the order of writing, once for each."""
+        if send.bare:
+            return send.payload
+        assert self._out is not None  # noqa: S101  nothing else is sent before it is set
+        return self._out.wrap(send.payload)
 
     def receive(self, message: bytes, now: int) -> list[Effect]:
         """Take one message of the peer.
@@ -240,20 +304,49 @@ class Session:
         """Let time pass: the hello deadline, and envelopes that nobody answered for."""
         if self.phase in {Phase.HELLO, Phase.PROOF} and now >= self._deadline:
             return self._fail(LinkTimeoutError("the peer did not say hello in time"))
-        late = [key for key, sent in self._in_flight.items() if now >= sent]
-        for envelope_id in late:
-            del self._in_flight[envelope_id]
-        return []
+        late = [key for key, (due, _) in self._in_flight.items() if now >= due]
+        self.answered(late)
+        return [NoteLate(tuple(late))] if late else []
 
-    def deliver(self, envelopes: Sequence[tuple[bytes, bytes]], now: int) -> list[Effect]:
-        """Send (id, wire) pairs, packed into frames; what does not fit the window is left out."""
-        fresh = [pair for pair in envelopes if pair[0] not in self._in_flight][: self.room]
-        for envelope_id, _ in fresh:
-            self._in_flight[envelope_id] = now + limits.RECEIPT_TIMEOUT_MS
-        return [self._send(Deliver(wires)) for wires in _packed([wire for _, wire in fresh])]
+    def deliver(
+        self, envelopes: Sequence[tuple[bytes, bytes]], now: int, lane: Lane
+    ) -> list[Effect]:
+        """Send (id, wire) pairs, packed into frames; what the credit does not allow is left out."""
+        count, size = self.room(lane)
+        wires = []
+        for envelope_id, wire in envelopes:
+            if envelope_id in self._in_flight:
+                continue
+            if self._known.get(envelope_id[:SHORT_ID], envelope_id) in self._in_flight:
+                continue  # another that begins alike must be answered first: receipts name 8 bytes
+            if count <= 0 or size <= 0:
+                break
+            count, size = count - 1, size - len(wire)
+            self._in_flight[envelope_id] = (now + limits.RECEIPT_TIMEOUT_MS, len(wire))
+            self._bytes += len(wire)
+            self._remember(envelope_id)
+            wires.append(wire)
+        return [self._send(Deliver(each), lane) for each in _packed(wires)]
+
+    def say(self, frame: Gossip | BlobFrame) -> list[Effect]:
+        """Say or ask something about streams or attachments."""
+        if self.phase is not Phase.OPEN:
+            return []
+        if isinstance(frame, WantReceipts):
+            for envelope_id in frame.envelope_ids:
+                self._remember(envelope_id)
+        # A no_blob must not overtake the chunks that went before it.
+        bulk = isinstance(frame, BlobChunk | NoBlob)
+        return [self._send(frame, Lane.CATCH_UP if bulk else Lane.CONTROL)]
+
+    def _remember(self, envelope_id: bytes) -> None:
+        self._known.pop(envelope_id[:SHORT_ID], None)  # so that it counts as the newest
+        if len(self._known) >= limits.MAX_LINK_IDS:
+            self._known.pop(next(iter(self._known)))  # the oldest, answered long ago
+        self._known[envelope_id[:SHORT_ID]] = envelope_id
 
     def committed(
-        self, receipts: Sequence[Receipts], refusals: Sequence[Refusal], *, faults: int
+        self, receipts: Sequence[Receipts | Runs], refusals: Sequence[Refusal], *, faults: int
     ) -> list[Effect]:
         """Answer for a Commit that is now durable; *faults* counts refusals that are the peer's.
 
@@ -261,9 +354,9 @@ class Session:
         """
         if self.phase is not Phase.OPEN:
             return []
-        effects: list[Effect] = [self._send(receipt) for receipt in receipts]
+        effects: list[Effect] = [self._send(receipt, Lane.RECEIPTS) for receipt in receipts]
         if refusals:
-            effects.append(self._send(Refuse(tuple(refusals))))
+            effects.append(self._send(Refuse(tuple(refusals)), Lane.RECEIPTS))
         return effects + self.blame(faults)
 
     def blame(self, faults: int) -> list[Effect]:
@@ -273,11 +366,14 @@ class Session:
             return self._fail(LimitError(f"{self._refused} things it sent had to be refused"))
         return []
 
-    def stored(self, receipts: Receipts) -> list[Effect]:
+    def stored(self, receipts: Receipts | Runs) -> list[Effect]:
         """Answer for a StoreReceipts that is now durable.
 
         The recipient itself needs no answer: it keeps nothing to pass on.
         """
+        if isinstance(receipts, Runs):
+            self.answered([each for run in receipts.runs for each in run.ids])
+            return []
         self.answered([item.envelope_id for item in receipts.items])
         if self.phase is not Phase.OPEN or receipts.recipient == self._remote.node_id:
             return []
@@ -290,7 +386,7 @@ class Session:
         if self.phase is not Phase.OPEN or pairs <= self._passed:
             return []
         self._passed |= pairs
-        return [self._send(receipts)]
+        return [self._send(receipts, Lane.RECEIPTS)]
 
     def statements_loaded(self, node_id: bytes, wires: Sequence[bytes]) -> list[Effect]:
         """Answer for a LoadStatements; an empty answer sends nothing."""
@@ -310,7 +406,7 @@ class Session:
     def answered(self, envelope_ids: Sequence[bytes]) -> None:
         """Free the window of envelopes whose receipt was verified and stored."""
         for envelope_id in envelope_ids:
-            self._in_flight.pop(envelope_id, None)
+            self._bytes -= self._in_flight.pop(envelope_id, (0, 0))[1]
 
     def close(self, code: str) -> list[Effect]:
         """Say goodbye for a reason of our own (shutdown, trust withdrawn, second link)."""
@@ -376,6 +472,10 @@ class Session:
                 return [Commit(frame.wires)]
             case Receipts():
                 return [StoreReceipts(frame)]
+            case Runs():
+                if frame.recipient != self._remote.node_id:
+                    raise ReceiptError("receipts in bulk of another node than the peer")
+                return [StoreReceipts(complete(frame, self._known))]
             case Refuse():
                 self.answered([item.envelope_id for item in frame.items])
                 return [NoteRefusals(frame.items)]
@@ -389,6 +489,11 @@ class Session:
             case Bye():
                 self.phase = Phase.CLOSED
                 return [Close(None, frame.code)]
+            case (
+                Summary() | Authors() | Frontier() | Want() | WantReceipts() | Forked()
+                | WantBlob() | BlobChunk() | NoBlob()
+            ):  # fmt: skip
+                return [Heard(frame)]
             case _:
                 assert_never(frame)
 
@@ -397,13 +502,12 @@ class Session:
         assert self._in is not None  # noqa: S101  set before PROOF
         return self._in.unwrap(message)
 
-    def _send(self, frame: Frame) -> Send:
-        payload = encode_frame(frame)
-        return Send(payload if self._out is None else self._out.wrap(payload))
+    def _send(self, frame: Frame, lane: Lane = Lane.CONTROL) -> Send:
+        return Send(encode_frame(frame), lane)
 
     def _goodbye(self, code: str) -> list[Effect]:
         # Before the proof the peer could not check a tag, and a stranger learns no reason.
-        return [self._send(Bye(code))] if self._out is not None else []
+        return [self._send(Bye(code), Lane.LAST)] if self._out is not None else []
 
     def _fail(self, error: PicketError) -> list[Effect]:
         effects = self._goodbye(error.code)

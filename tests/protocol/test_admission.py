@@ -17,7 +17,7 @@ from protocol.errors import (
     DecodeError,
     DigestError,
     ExpiredError,
-    OwnEnvelopeError,
+    NotCarryingError,
     PeerError,
     ProofError,
     ReceiptError,
@@ -105,7 +105,7 @@ def test_a_carrier_that_does_not_carry_refuses(
     alder: TestNode, birch: TestNode, cedar: TestNode
 ) -> None:
     sealed = make_envelope(alder, [birch], carriers=[cedar])
-    with pytest.raises(AudienceError):
+    with pytest.raises(NotCarryingError):
         take(sealed, FakeView(cedar, (alder,), carries=False), alder)
 
 
@@ -199,9 +199,65 @@ def test_a_copy_cannot_name_the_stranger_that_gives_it(
         admit(copy, view=held_by(birch, alder, sealed), giver=cedar.id, now=NOW)
 
 
-def test_our_own_lost_envelope_is_noticed(alder: TestNode, birch: TestNode) -> None:
-    with pytest.raises(OwnEnvelopeError):
-        take(make_envelope(alder, [birch]), FakeView(alder, (birch,)), birch)
+def test_our_own_lost_envelope_comes_back_from_any_member_and_nobody_else(
+    alder: TestNode, birch: TestNode, cedar: TestNode
+) -> None:
+    """A node that lost its data pulls what it wrote; it need not accept its own authorship."""
+    sealed = make_envelope(alder, [birch], [cedar])
+    for giver in (birch, cedar):
+        decision = take(sealed, FakeView(alder, ()), giver)
+        assert isinstance(decision, Admitted) and decision.part is Part.AUTHOR
+        assert alder.id not in decision.audience.recipient_ids
+    with pytest.raises(AudienceError):
+        take(make_envelope(alder, [birch]), FakeView(alder, (birch,)), cedar)
+
+
+def test_our_own_lost_envelope_comes_back_even_after_it_has_expired(
+    alder: TestNode, birch: TestNode
+) -> None:
+    decision = take(make_envelope(alder, [birch]), FakeView(alder, ()), birch, NOW + 365 * DAY)
+    assert isinstance(decision, Admitted) and decision.part is Part.AUTHOR
+
+
+def test_what_only_claims_to_be_our_own_is_refused(alder: TestNode, birch: TestNode) -> None:
+    forger = replace(alder, message=birch.message)
+    with pytest.raises(SignatureError):
+        take(make_envelope(forger, [birch]), FakeView(alder, (birch,)), birch)
+
+
+def test_our_own_comes_back_with_our_slot_or_not_at_all(
+    alder: TestNode, birch: TestNode, cedar: TestNode
+) -> None:
+    """Its slot is all that lets its author open it again; those of others it can do without."""
+    whole = make_envelope(alder, [birch, cedar])
+    without_ours = prune(whole, keep=frozenset({birch.id, cedar.id}))
+    with pytest.raises(DigestError):
+        take(without_ours, FakeView(alder, ()), birch)
+    with_ours = prune(whole, keep=frozenset({alder.id}))
+    assert isinstance(take(with_ours, FakeView(alder, ()), birch), Admitted)
+
+
+def test_our_own_continuation_comes_back_behind_its_opener(
+    alder: TestNode, birch: TestNode
+) -> None:
+    opener = make_envelope(alder, [birch])
+    later = make_continuation(alder, opener)
+    view = FakeView(alder, ())
+    with pytest.raises(UnknownEpochError):
+        take(later, view, birch)
+    assert opener.audience is not None
+    view.epochs[opener.id] = (opener.header, opener.audience)
+    decision = take(later, view, birch)
+    assert isinstance(decision, Admitted) and decision.part is Part.AUTHOR
+
+
+def test_the_link_with_an_earlier_incarnation_is_no_fault(alder: TestNode, birch: TestNode) -> None:
+    """Number 1 may name the head of the stream before; every later number must name one."""
+    before = make_envelope(alder, [birch])
+    fresh = make_envelope(alder, [birch], incarnation=2, prev=before.id, stream=bytes(16))
+    assert isinstance(take(fresh, FakeView(birch, (alder,)), alder), Admitted)
+    with pytest.raises(DecodeError):
+        make_envelope(alder, [birch], seq=2)
 
 
 def test_a_continuation_needs_its_opener(alder: TestNode, birch: TestNode) -> None:

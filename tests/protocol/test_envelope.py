@@ -244,7 +244,7 @@ def test_a_pruned_envelope_verifies_and_opens_for_whom_it_kept(
     [
         ({"seq": 0}, DecodeError),
         ({"seq": 2}, DecodeError),
-        ({"prev": bytes([1]) * 32}, DecodeError),
+        ({"seq": 2**53, "prev": bytes(32)}, DecodeError),
         ({"expires": NOW}, DecodeError),
         ({"expires": NOW + 91 * DAY}, DecodeError),
         ({"incarnation": 0}, DecodeError),
@@ -261,6 +261,63 @@ def test_headers_that_break_a_rule_are_refused(
 ) -> None:
     with pytest.raises(error):
         make_envelope(alder, [birch], **changes)  # type: ignore[arg-type]
+
+
+def test_the_first_of_a_stream_may_name_the_head_of_an_earlier_one(
+    alder: TestNode, birch: TestNode
+) -> None:
+    before = make_envelope(alder, [birch])
+    linked = make_envelope(alder, [birch], incarnation=2, prev=before.id)
+    assert envelope.parse(linked.wire).header.prev == before.id
+    assert make_envelope(alder, [birch]).header.prev == suite.ZERO
+
+
+# --- parts of an envelope --------------------------------------------------------------------
+def test_the_signed_header_is_read_alone_as_in_its_envelope(
+    alder: TestNode, birch: TestNode
+) -> None:
+    opener = make_envelope(alder, [birch])
+    for sealed in (opener, make_continuation(alder, opener)):
+        assert envelope.parse_header(sealed.header_bytes) == sealed.header
+        assert envelope.peek_id(sealed.wire) == sealed.id
+
+
+def test_a_signed_header_that_breaks_a_rule_is_refused(alder: TestNode, birch: TestNode) -> None:
+    sealed = make_envelope(alder, [birch])
+    pre, slots_digest, ciphertext_digest = sealed.pre, sealed.slots_digest, sealed.ciphertext_digest
+    fields = decode(pre, max_bytes=limits.MAX_HEADER)
+    assert isinstance(fields, list)
+    refused: list[tuple[bytes, type[PeerError]]] = [
+        (b"", DecodeError),
+        (sealed.header_bytes[:-1], DecodeError),
+        (sealed.header_bytes + b"\0", DecodeError),
+        (encode([pre, slots_digest]), DecodeError),
+        (encode([pre, bytes(31), ciphertext_digest]), DecodeError),
+        (encode([pre, slots_digest, bytes(33)]), DecodeError),
+        (encode([encode(fields[:15]), slots_digest, ciphertext_digest]), DecodeError),
+        (encode([encode([2, *fields[1:]]), slots_digest, ciphertext_digest]), VersionError),
+        (encode([bytes(limits.MAX_HEADER), slots_digest, ciphertext_digest]), LimitError),
+    ]
+    for header_bytes, error in refused:
+        with pytest.raises(error):
+            envelope.parse_header(header_bytes)
+
+
+def test_peeking_at_an_id_believes_nothing_and_bounds_everything(
+    alder: TestNode, birch: TestNode
+) -> None:
+    sealed = make_envelope(alder, [birch])
+    garbled = encode([sealed.header_bytes, None, None, None, None])
+    assert envelope.peek_id(garbled) == sealed.id
+    for wire, error in (
+        (b"", DecodeError),
+        (encode([b"", None, None, None, None]), DecodeError),
+        (encode([sealed.header_bytes]), DecodeError),
+        (encode([bytes(limits.MAX_HEADER + 1), None, None, None, None]), LimitError),
+        (bytes(limits.MAX_ENVELOPE + 1), LimitError),
+    ):
+        with pytest.raises(error):
+            envelope.peek_id(wire)
 
 
 def test_an_anchor_is_carried(alder: TestNode, birch: TestNode) -> None:

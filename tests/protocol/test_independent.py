@@ -71,6 +71,8 @@ CHAIN = [
     ("envelope", "an opener", "opener", 60),
     ("envelope", "a recipient opens the envelope that continues", "continuation", 700),
     ("envelope", "a recipient opens the envelope that continues", "opener", 2_500),
+    ("streams", "two envelopes in one place", "twins", 60),
+    ("streams", "a number 5 that names another number 4", "neighbours", 450),
     ("receipt", "the receipts of two envelopes", "receipts", 500),
     ("frames", "the first two frames of the acceptor", "acceptor_hello", 90),
     ("frames", "the first two frames of the acceptor", "dialer_certificate", 40),
@@ -102,3 +104,12 @@ def test_it_notices_a_changed_code_and_a_changed_value() -> None:
     accepted = copy.deepcopy(case("card", "a card"))
     accepted["expect"]["authority"] = "Birch"
     assert independent.examine(FILES["card"], accepted) == "another authority"
+
+
+def test_it_notices_a_changed_digest_and_a_changed_range() -> None:
+    summed = copy.deepcopy(case("streams", "the digest of three streams of two authors"))
+    summed["items"][0][3] += 1
+    assert independent.examine(FILES["streams"], summed) == "another digest, authors"
+    compared = copy.deepcopy(case("streams", "gaps in ours"))
+    compared["mine"][3] += 1
+    assert independent.examine(FILES["streams"], compared) == "another wants"

@@ -20,20 +20,32 @@ from protocol.canonical import decode, encode
 from protocol.checkpoint import format_body, verify_mldsa44
 from protocol.entry import local_digest, parse_entry
 from protocol.errors import PicketError, TrustConflictError
+from protocol.fork import parse_fork, verify_fork
 from protocol.frames import (
     Frame,
+    Frontier,
     ReceiptItem,
     Receipts,
     Refusal,
     Tagger,
     Transcript,
+    Want,
+    WantReceipts,
     WantStatements,
     decode_frame,
     encode_frame,
 )
+from protocol.frontier import (
+    Item,
+    author_digests,
+    contradicts,
+    digest,
+    lacking,
+    parse_item,
+)
 from protocol.note import parse_note
 from protocol.receipt import verify_receipts
-from protocol.session import Close, Local, Remote, Send, Session
+from protocol.session import Close, Lane, Local, Remote, Send, Session
 from protocol.statement import (
     Card,
     Chain,
@@ -160,7 +172,8 @@ def armor_read(scene: Scene) -> Json:
 
 
 def envelope_parse(scene: Scene) -> Json:
-    return fields_of(envelope.parse(scene.data))
+    made = envelope.parse(scene.data)
+    return {**fields_of(made.header), **fields_of(made)}
 
 
 def _verified(scene: Scene, wire: bytes) -> envelope.VerifiedEnvelope:
@@ -257,10 +270,61 @@ def envelope_admit(scene: Scene) -> Json:
     return {"part": decision.part.value if isinstance(decision, Admitted) else "known"}
 
 
+def fork_verify(scene: Scene) -> Json:
+    fork = parse_fork(scene.data)
+    assert fork.encode() == scene.data
+    cards = {
+        n: card_body("alder", message=scene.given("message_key"))
+        for n in scene.case.get("cards", [1])
+    }
+
+    def card_at(node_id: bytes, n: int) -> Card | None:
+        return cards.get(n) if node_id == scene.given("alder") else None
+
+    network = scene.given(scene.case.get("network", "network"))
+    verify_fork(fork, network=network, card_at=card_at)
+    return {
+        **fields_of(fork.key), "ids": shown((fork.first.id, fork.second.id)),
+        "seqs": [fork.first.header.seq, fork.second.header.seq], "digest": fork.digest.hex(),
+    }  # fmt: skip
+
+
+def _item(row: list[Any]) -> Item:
+    author, incarnation, stream, contiguous, head, beyond, forked = row
+    value = [incarnation, bytes.fromhex(stream), contiguous, bytes.fromhex(head), beyond, forked]
+    return parse_item(value, bytes.fromhex(author))
+
+
+def frontier_digest(scene: Scene) -> Json:
+    items = [_item(row) for row in scene.case["items"]]
+    authors = [[author.hex(), value.hex()] for author, value in author_digests(items).items()]
+    assert digest(items[::-1]) == digest(items)
+    return {"digest": digest(items).hex(), "authors": sorted(authors)}
+
+
+def frontier_compare(scene: Scene) -> Json:
+    mine, theirs = (_item(scene.case[side])[1] for side in ("mine", "theirs"))
+    assert contradicts(theirs, mine) == contradicts(mine, theirs)
+    return {"wants": shown(lacking(mine, theirs)), "contradiction": contradicts(mine, theirs)}
+
+
 def frame_decode(scene: Scene) -> Json:
     frame = decode_frame(scene.data)
     assert encode_frame(frame) == scene.data
-    return {**fields_of(frame), "type": _name(frame)}
+    return {**_frame_fields(frame), "type": _name(frame)}
+
+
+def _frame_fields(frame: Frame) -> Json:
+    """Return the fields of *frame* as the document has them."""
+    match frame:
+        case Frontier(author, items):
+            return {"author": author.hex(), "items": [generate.plain_item(i) for i in items]}
+        case Want(key, ranges):
+            return {**fields_of(key), "ranges": shown(ranges)}
+        case WantReceipts(ids):
+            return {"ids": shown(ids)}
+        case _:
+            return fields_of(frame)
 
 
 def _name(frame: Frame) -> str:
@@ -299,7 +363,7 @@ def link(scene: Scene) -> Json:
         ),
         dialer=True, nonce=scene.given("alder_nonce"), now=NOW,
     )  # fmt: skip
-    assert session.start() == [Send(scene.given("dialer_hello"))]
+    assert session.start() == [Send(scene.given("dialer_hello"), Lane.CONTROL, bare=True)]
     effects = [
         effect
         for name in scene.case["receives"]
@@ -315,7 +379,7 @@ def link(scene: Scene) -> Json:
 
 
 def _payload(effect: Send) -> Frame:
-    return decode_frame(effect.message[16:])
+    return decode_frame(effect.payload)
 
 
 def _log(scene: Scene) -> NamedKeys:
@@ -374,7 +438,8 @@ OPERATIONS: Final[dict[str, Callable[[Scene], Json]]] = {
     for operation in (
         canonical_decode, statement_parse, chain_start, chain_extend, bundle_verify, armor_read,
         envelope_parse, envelope_verify, envelope_epoch, envelope_open, envelope_padding,
-        envelope_admit, frame_decode, frame_tags, link, receipt_verify, entry_parse, entry_local,
+        envelope_admit, fork_verify, frontier_digest, frontier_compare, frame_decode, frame_tags,
+        link, receipt_verify, entry_parse, entry_local,
         fingerprint_show, fingerprint_read, safety_compare, keystore_open,
     )
 }  # fmt: skip

@@ -27,10 +27,14 @@ from protocol.armor import armor
 from protocol.canonical import decode, encode
 from protocol.checkpoint import Checkpoint, format_body, sign_checkpoint
 from protocol.entry import EntryKind, local_digest, make_entry, parse_entry
+from protocol.fork import Fork, SignedHeader, fork_of
 from protocol.frames import (
+    Authors,
     Bye,
     Deliver,
+    Forked,
     Frame,
+    Frontier,
     Hello,
     Proof,
     ReceiptItem,
@@ -39,10 +43,24 @@ from protocol.frames import (
     Refuse,
     Settled,
     Statements,
+    Summary,
     Tagger,
     Transcript,
+    Want,
+    WantReceipts,
     WantStatements,
     encode_frame,
+)
+from protocol.frontier import (
+    NOTHING,
+    Have,
+    Item,
+    StreamKey,
+    author_digests,
+    contradicts,
+    digest,
+    item_value,
+    lacking,
 )
 from protocol.note import format_note, parse_note
 from protocol.statement import Chain, Statement, make_bundle, parse_statement
@@ -60,6 +78,7 @@ from tests.factories import (
     inception_of,
     make_continuation,
     make_envelope,
+    make_header,
     make_node,
     seed,
 )
@@ -782,7 +801,7 @@ def envelope_file() -> Json:
         "randomised": [
             "/given/opener", "/given/continuation", "/given/short", "/given/pruned",
             "/cases/*/input/splices",
-            "/cases/*/expect/pre", "/cases/*/expect/id", "/cases/*/expect/prev",
+            "/cases/*/expect/pre", "/cases/*/expect/id", "/cases/1/expect/prev",
             "/cases/*/expect/opener", "/cases/*/expect/slots_digest",
             "/cases/*/expect/ciphertext_digest", "/cases/*/expect/signature",
             "/cases/*/expect/content_key",
@@ -820,6 +839,8 @@ def _envelope_accepted(scene: _Scene) -> list[Json]:
 
     whole: Json = {"of": "opener", "splices": []}
     later: Json = {"of": "continuation", "splices": []}
+    before = seed("any", "id")
+    linked = scene.with_pre(8, before)
     sizes = (0, 1, 1_020, 1_021, 1_024, 1_500, 2_044, 2_045, 20_000, 65_535, 65_536)
     return [
         _case("an opener", "envelope.verify", whole,
@@ -829,6 +850,8 @@ def _envelope_accepted(scene: _Scene) -> list[Json]:
         _case("an opener with one slot dropped", "envelope.verify",
               {"of": "pruned", "splices": []},
               expect={"id": opener.id.hex(), "signature": opener.signature.hex(), "slots": 3}),
+        _case("the first of a stream names the head of an earlier one", "envelope.parse",
+              _like("opener", opener.wire, linked), expect={"seq": 1, "prev": before.hex()}),
         _case("it belongs to its epoch", "envelope.epoch", later, opener="opener", expect={}),
         _case("a recipient opens the opener", "envelope.open", whole, opener="opener",
               **{"as": "birch"}, expect=opened(opener, BODY)),
@@ -862,8 +885,8 @@ def _envelope_malformed(scene: _Scene) -> list[Json]:
         "a stream of 15 bytes": (pre(6, bytes(15)), encoding),
         "seq 0": (pre(7, 0), encoding),
         "seq 2^53 + 1": (pre(7, 2**53 + 1), encoding),
-        "a predecessor of number 1": (pre(8, seed("any", "id")), encoding),
         "number 2 without predecessor": (pre(7, 2), encoding),
+        "number 2^53 without predecessor": (pre(7, 2**53), encoding),
         "expired when created": (pre(10, NOW), encoding),
         "a life of more than 90 days": (pre(10, NOW + 90 * DAY + 1), encoding),
         "epoch 0": (pre(12, 0), encoding),
@@ -1014,8 +1037,14 @@ def _envelope_admitted(scene: _Scene) -> list[Json]:
         }  # fmt: skip
         return _case(name, "envelope.admit", given, **rest)
 
+    def pruned(*keep: TestNode) -> Json:
+        copy = envelope.prune(scene.opener, keep=frozenset(node.id for node in keep))
+        return _like("opener", scene.opener.wire, copy.wire)
+
     held = {"holds": ["opener"]}
     carrier = {"as": "dogwood"}
+    own = {"as": "alder", "accepts": [], "giver": "birch"}
+    author = {"expect": {"part": "author"}}
     recipient = {"expect": {"part": "recipient"}}
     return [
         admit("taken from its author", whole, **recipient),
@@ -1033,14 +1062,30 @@ def _envelope_admitted(scene: _Scene) -> list[Json]:
         admit("in another network, delivered", whole, network="other_network",
               code="wrong-network"),
         admit("a bad signature, delivered", forged, code="bad-signature"),
-        admit("our own, which we do not hold", whole, **{"as": "alder"}, giver="birch",
-              code="own-envelope"),
+        admit("our own, which we do not hold", whole, **own, **author),
+        admit("our own after it has expired, from a carrier", whole,
+              **{**own, "giver": "dogwood"}, now=late, **author),
+        admit("our own without the slots of others", pruned(scene.alder), **own, **author),
+        admit("our own without our slot", pruned(scene.birch, scene.cedar), **own,
+              code="bad-digest"),
+        admit("our own from a node without part in it", whole, **{**own, "giver": "elm"},
+              code="wrong-audience"),
+        admit("what only claims to be our own", forged, **own, code="bad-signature"),
+        admit("our own whose opener is not held", later, **own, code="unknown-epoch"),
+        admit("our own, which we hold", whole, **own, **held, expect={"part": "known"}),
+        admit("a copy with the slot of the recipient only", pruned(scene.birch), **recipient),
+        admit("a copy without the slot of the recipient", pruned(scene.alder, scene.cedar),
+              code="bad-digest"),
+        admit("a copy without the slot of one recipient, to carry",
+              pruned(scene.alder, scene.cedar), **carrier, code="bad-digest"),
+        admit("a copy without the slot of the author, to carry",
+              pruned(scene.birch, scene.cedar), **carrier, expect={"part": "carrier"}),
         admit("an opener that is not held", later, code="unknown-epoch"),
         admit("another epoch than that of its opener", moved, **held, code="bad-digest"),
         admit("from a node without part in it", whole, giver="elm", code="wrong-audience"),
         admit("taken by a node without part in it", whole, **{"as": "elm"}, code="wrong-audience"),
         admit("a carrier that carries for nobody", whole, **carrier, carries=False,
-              code="wrong-audience"),
+              code="not-carrying"),
         admit("a carrier after it has expired", whole, **carrier, now=late, code="expired"),
         admit("a carrier as it expires", whole, **carrier, now=scene.opener.header.expires,
               code="expired"),
@@ -1083,7 +1128,42 @@ def _one_of_each() -> dict[str, tuple[Frame, Json]]:
             Settled(((one, peer), (head, node))),
             {"items": [[one.hex(), peer.hex()], [head.hex(), node.hex()]]},
         ),
+        **_gossip_of_each(node, peer, one),
     }  # fmt: skip
+
+
+def _gossip_of_each(node: bytes, peer: bytes, one: bytes) -> dict[str, tuple[Frame, Json]]:
+    low, high = sorted((node, peer))
+    first, second = StreamKey(node, 1, b"\1" * 16), StreamKey(node, 1_790_000_000, bytes(16))
+    items: tuple[Item, ...] = (
+        (first, Have(7, b"8 bytes!", ((9, 9), (12, 400)), forked=True)),
+        (second, Have(0, bytes(8), ((2, 2),))),
+    )
+    return {
+        "summary": (Summary(one), {"digest": one.hex()}),
+        "authors": (
+            Authors(((low, b"\1" * 16), (high, b"\2" * 16))),
+            {"digests": [[low.hex(), "01" * 16], [high.hex(), "02" * 16]]},
+        ),
+        "frontier": (
+            Frontier(node, items),
+            {"author": node.hex(), "items": [plain_item(item) for item in items]},
+        ),
+        "want": (
+            Want(second, ((1, 1), (3, 4_000))),
+            {"author": node.hex(), "incarnation": second.incarnation,
+             "stream": second.stream.hex(), "ranges": [[1, 1], [3, 4_000]]},
+        ),
+        "want_receipts": (WantReceipts((one, peer)), {"ids": [one.hex(), peer.hex()]}),
+        "forked": (Forked(b"proof"), {"proof": b"proof".hex()}),
+    }  # fmt: skip
+
+
+def plain_item(item: Item) -> list[object]:
+    """Return an item of a frontier as the files have it."""
+    incarnation, stream, contiguous, head, beyond, forked = item_value(item)
+    assert isinstance(stream, bytes) and isinstance(head, bytes)
+    return [incarnation, stream.hex(), contiguous, head.hex(), beyond, forked]
 
 
 def _payload_cases() -> list[Json]:
@@ -1110,7 +1190,7 @@ def _payload_cases() -> list[Json]:
         "an empty array": (encode([]), encoding),
         "a byte after it": (encode([8, "shutdown"]) + b"\0", encoding),
         "type 0": (encode([0]), "bad-frame"),
-        "type 10": (encode([10, b"later"]), "bad-frame"),
+        "type 255": (encode([255, b"later"]), "bad-frame"),
         "type 256": (encode([256, b"later"]), encoding),
         "type true": (encode([True, b"later"]), encoding),
         "a bye with two fields": (encode([8, "shutdown", 1]), encoding),
@@ -1152,9 +1232,86 @@ def _payload_cases() -> list[Json]:
         "a settled item of one field": (having("settled", 1, [[item[0]]]), encoding),
         "257 settled items": (having("settled", 1, [[item[0], item[0]]] * 257), limit),
     }  # fmt: skip
+    changed |= _gossip_refused(having, fields("frontier")[2], item[0])
+    none = _case("an authors frame of nobody", "frame.decode", having("authors", 1, []),
+                 expect={"type": "authors", "digests": []})  # fmt: skip
+    accepted.append(none)
     return accepted + [
         _case(name, "frame.decode", data, code=code) for name, (data, code) in changed.items()
     ]
+
+
+def _gossip_refused(
+    having: Callable[[str, int, object], bytes], items: list[Any], one: bytes
+) -> dict[str, tuple[bytes, str]]:
+    encoding, limit, frame = "bad-encoding", "over-limit", "bad-frame"
+    first, second = items
+    digests = [[low, bytes(16)] for low in (bytes(32), b"\1" * 32)]
+
+    def item(at: int, value: object) -> bytes:
+        return having("frontier", 2, [[*first[:at], value, *first[at + 1 :]]])
+
+    many = [[9 + 2 * n, 9 + 2 * n] for n in range(1_025)]
+    single = [[n, n] for n in range(1, 2 * 257, 2)]
+    return {
+        "a summary of 31 bytes": (having("summary", 1, bytes(31)), encoding),
+        "a summary of 33 bytes": (having("summary", 1, bytes(33)), encoding),
+        "authors descending": (having("authors", 1, digests[::-1]), frame),
+        "an author twice": (having("authors", 1, digests[:1] * 2), frame),
+        "a digest of an author of 32 bytes": (having("authors", 1, [[one, one]]), encoding),
+        "an author without digest": (having("authors", 1, [[one]]), encoding),
+        "2049 authors": (
+            having("authors", 1, [[n.to_bytes(32, "big"), bytes(16)] for n in range(2_049)]), limit,
+        ),
+        "a frontier of no streams": (having("frontier", 2, []), encoding),
+        "streams descending": (having("frontier", 2, [second, first]), frame),
+        "a stream twice": (having("frontier", 2, [first, first]), frame),
+        "1025 streams": (
+            having("frontier", 2, [[n, *first[1:]] for n in range(1, 1_026)]), limit,
+        ),
+        "an item of five fields": (having("frontier", 2, [first[:5]]), encoding),
+        "an item of seven fields": (having("frontier", 2, [[*first, 0]]), encoding),
+        "an item of incarnation 0": (item(0, 0), encoding),
+        "an item of incarnation 2^32": (item(0, 2**32), encoding),
+        "a stream id of 15 bytes": (item(1, bytes(15)), encoding),
+        "contiguous up to 2^53 + 1": (item(2, 2**53 + 1), encoding),
+        "a head of 7 bytes": (item(3, bytes(7)), encoding),
+        "no head where something is contiguous": (item(3, bytes(8)), encoding),
+        "a head where nothing is contiguous": (
+            having("frontier", 2, [[*second[:3], b"8 bytes!", *second[4:]]]), encoding,
+        ),
+        "a range that joins what is contiguous": (item(4, [[8, 9]]), encoding),
+        "a range inside what is contiguous": (item(4, [[5, 9]]), encoding),
+        "a range of number 1 where nothing is contiguous": (
+            having("frontier", 2, [[*second[:4], [[1, 1]], 0]]), encoding,
+        ),
+        "two ranges that join": (item(4, [[9, 9], [10, 12]]), encoding),
+        "two ranges that overlap": (item(4, [[9, 12], [11, 13]]), encoding),
+        "ranges descending": (item(4, [[12, 13], [9, 9]]), encoding),
+        "a range that ends before it begins": (item(4, [[10, 9]]), encoding),
+        "a range of three numbers": (item(4, [[9, 9, 9]]), encoding),
+        "a range up to 2^53 + 1": (item(4, [[9, 2**53 + 1]]), encoding),
+        "1025 ranges": (item(4, many), limit),
+        "forked 2": (item(5, 2), encoding),
+        "forked true": (item(5, True), encoding),
+        "a want of nothing": (having("want", 4, []), limit),
+        "a want of number 0": (having("want", 4, [[0, 1]]), encoding),
+        "a want of 4097 envelopes": (having("want", 4, [[1, 4_097]]), limit),
+        "a want of 2^53 envelopes": (having("want", 4, [[1, 2**53]]), limit),
+        "a want of 4097 envelopes in two ranges": (
+            having("want", 4, [[1, 4_000], [5_000, 5_096]]), limit,
+        ),
+        "a want of 257 ranges": (having("want", 4, single), limit),
+        "a want of ranges that join": (having("want", 4, [[1, 1], [2, 2]]), encoding),
+        "a want of incarnation 0": (having("want", 2, 0), encoding),
+        "a want of a stream of 17 bytes": (having("want", 3, bytes(17)), encoding),
+        "no receipts wanted": (having("want_receipts", 1, []), encoding),
+        "257 receipts wanted": (having("want_receipts", 1, [one] * 257), limit),
+        "a receipt wanted by a short id": (having("want_receipts", 1, [one[:8]]), encoding),
+        "no proof of a fork": (having("forked", 1, b""), encoding),
+        "a proof of a fork of 3073 bytes": (having("forked", 1, bytes(3_073)), limit),
+        "a proof of a fork as text": (having("forked", 1, "proof"), encoding),
+    }  # fmt: skip
 
 
 class _Wire:
@@ -1199,7 +1356,7 @@ def frames_file() -> Json:
     settled = encode_frame(_one_of_each()["settled"][0])
     tagged = wire.sent(settled, settled)
     return {
-        "about": "Payloads of all nine frames, and one link that alder dials to birch. A `link` "
+        "about": "Payloads of the frames, and one link that alder dials to birch. A `link` "
         "case is what the dialer receives, in order: it expects the state it is in after that, or "
         "the code with which it closes. `held` is what it holds of birch's chain.",
         "section": "10 and 11",
@@ -1242,6 +1399,7 @@ def _messages(wire: _Wire, settled: bytes) -> dict[str, bytes]:
     bad_ml = encode([2, fields[1], _flip(fields[2], 3)])
     proved, first, second, third = wire.sent(proof, settled, settled, bye)
     echoed = wire.sent(wire.sign("link/dialer", wire.alder), from_dialer=True)[0]
+    summary = encode_frame(_one_of_each()["summary"][0])
     return {
         "hello": hello,
         "hello 2": wire.hello(wire.birch, "acceptor", versions=(2, 3)),
@@ -1268,7 +1426,10 @@ def _messages(wire: _Wire, settled: bytes) -> dict[str, bytes]:
         "frame 1 of the other direction": wire.sent(settled, settled, from_dialer=True)[1],
         "hello 1 tagged": wire.sent(proof, hello)[1],
         "proof 1 tagged": wire.sent(proof, proof)[1],
-        "type 10 tagged": wire.sent(proof, encode([10, 0]))[1],
+        "type 255 tagged": wire.sent(proof, encode([255, 0]))[1],
+        "summary 1": wire.sent(proof, summary)[1],
+        "summary instead of proof": wire.sent(summary)[0],
+        "summary of 31 bytes": wire.sent(proof, encode([10, bytes(31)]))[1],
     }
 
 
@@ -1278,6 +1439,7 @@ def _link_cases(wire: _Wire) -> list[Json]:
         ("after hello", ["hello"], {"state": "proof"}),
         ("after a hello with a later version too", ["hello 1 and 2"], {"state": "proof"}),
         ("after the proof", up, {"state": "open"}),
+        ("after a summary", [*up, "summary 1"], {"state": "open"}),
         ("after two frames and bye", [*up, "frame 1", "frame 2", "bye 3"],
          {"state": "closed", "bye": "shutdown"}),
     ]  # fmt: skip
@@ -1309,7 +1471,9 @@ def _link_cases(wire: _Wire) -> list[Json]:
         "a frame of the other direction": ([*up, "frame 1 of the other direction"], "bad-frame"),
         "a second hello": ([*up, "hello 1 tagged"], "bad-frame"),
         "a second proof": ([*up, "proof 1 tagged"], "bad-frame"),
-        "a frame of a later version": ([*up, "type 10 tagged"], "bad-frame"),
+        "a frame of a later version": ([*up, "type 255 tagged"], "bad-frame"),
+        "a summary before the proof": (["hello", "summary instead of proof"], "bad-frame"),
+        "a malformed frame on an open link": ([*up, "summary of 31 bytes"], "bad-encoding"),
     }  # fmt: skip
     head = wire.birch.chain.head
     asks = [
@@ -1324,6 +1488,202 @@ def _link_cases(wire: _Wire) -> list[Json]:
                 expect={"state": "open", "asks_from": first}) for name, n, digest, first in asks),
         *(_case(name, "link", b"", receives=names, code=code)
           for name, (names, code) in refused.items()),
+    ]  # fmt: skip
+
+
+# --- streams ---------------------------------------------------------------------------------
+def _signed(author: TestNode, text: str = "", **changes: object) -> SignedHeader:
+    """Return a signed header of an envelope whose ciphertext is the seed of *text*."""
+    header = make_header(author, **changes)
+    ciphertext = suite.digest("ciphertext", seed("ciphertext", text))
+    header_bytes = encode([header.encode(), None, ciphertext])
+    envelope_id = suite.digest("envelope", header_bytes)
+    signature = author.message.sign(suite.label("message") + envelope_id)
+    return SignedHeader(header_bytes, signature, envelope_id, header)
+
+
+def _pair(one: SignedHeader, other: SignedHeader) -> bytes:
+    """Return a proof as its bytes, whether it proves anything or not."""
+    return Fork(one, other).encode()
+
+
+class _Branches:
+    """Forks of one stream of alder: two number 4, and a number 5 that names another number 4."""
+
+    def __init__(self) -> None:
+        self.alder, self.birch = make_node("alder"), make_node("birch")
+        place = {"seq": 4, "prev": seed("envelope", "3")}
+        one, other = (_signed(self.alder, text, **place) for text in ("one", "other"))
+        self.low, self.high = sorted((one, other), key=lambda each: each.id)
+        self.next = _signed(self.alder, seq=5, prev=self.low.id)
+        self.strange = _signed(self.alder, seq=5, prev=seed("envelope", "4"))
+        twins, neighbours = fork_of(one, other), fork_of(self.low, self.strange)
+        assert twins is not None and neighbours is not None
+        self.twins, self.neighbours = twins, neighbours
+
+    def like(self, text: str, **changes: object) -> SignedHeader:
+        """Return a header beside the low number 4, with *changes*."""
+        return _signed(self.alder, text, **{"seq": 4, "prev": seed("envelope", "3"), **changes})
+
+
+def streams_file() -> Json:
+    """Return the vectors of section 9."""
+    branches = _Branches()
+    return {
+        "about": "Evidence that alder forked a stream, and frontiers. `fork.verify` reads a proof "
+        "and verifies it for a reader who holds card number 1 of alder (unless `cards` is empty). "
+        "`items` of a frontier have their author first.",
+        "section": "9",
+        "randomised": [],
+        "given": {
+            "network": NETWORK.hex(),
+            "other_network": suite.network_id("other.example").hex(),
+            "alder": branches.alder.id.hex(),
+            "message_key": branches.alder.card.message.hex(),
+            "twins": branches.twins.encode().hex(),
+            "neighbours": branches.neighbours.encode().hex(),
+        },
+        "cases": [*_forks(branches), *_forks_refused(branches), *_frontiers()],
+    }
+
+
+def _forks(branches: _Branches) -> list[Json]:
+    def fork(name: str, shown: str, made: Fork) -> Json:
+        expect = {
+            "author": made.key.author.hex(), "incarnation": made.key.incarnation,
+            "stream": made.key.stream.hex(), "ids": [made.first.id.hex(), made.second.id.hex()],
+            "seqs": [made.first.header.seq, made.second.header.seq], "digest": made.digest.hex(),
+        }  # fmt: skip
+        return _case(name, "fork.verify", {"of": shown, "splices": []}, expect=expect)
+
+    return [
+        fork("two envelopes in one place", "twins", branches.twins),
+        fork("a number 5 that names another number 4", "neighbours", branches.neighbours),
+    ]
+
+
+def _forks_refused(branches: _Branches) -> list[Json]:
+    low, high, alder = branches.low, branches.high, branches.alder
+    twins = branches.twins.encode()
+    pair = _list(decode(twins, max_bytes=limits.MAX_FORK))
+    forger = replace(alder, message=branches.birch.message)
+    place = {"seq": 4, "prev": seed("envelope", "3")}
+    forged = _signed(forger, "forged", **place)
+    other_label = replace(
+        high, signature=alder.message.sign(suite.label("network") + high.id)
+    )  # fmt: skip
+    outer = _list(decode(low.header_bytes, max_bytes=limits.MAX_HEADER))
+    pre = _list(decode(outer[0], max_bytes=limits.MAX_HEADER))
+    later = encode([encode([2, *pre[1:]]), *outer[1:]])
+    long = encode([bytes(1_020), None, bytes(32)])
+
+    def sorted_pair(one: SignedHeader, other: SignedHeader) -> bytes:
+        return _pair(*sorted((one, other), key=lambda each: (each.header.seq, each.id)))
+
+    encoding, signature = "bad-encoding", "bad-signature"
+    changed: dict[str, tuple[bytes, str]] = {
+        "one header twice": (_pair(low, low), encoding),
+        "the one with the higher id first": (_pair(high, low), encoding),
+        "the one with the higher number first": (_pair(branches.strange, low), encoding),
+        "a number 5 that names its number 4": (_pair(low, branches.next), encoding),
+        "a number 6 behind a number 4": (
+            _pair(low, branches.like("six", seq=6, prev=seed("envelope", "5"))), encoding,
+        ),
+        "two streams": (sorted_pair(low, branches.like("b", stream=bytes(16))), encoding),
+        "two incarnations": (sorted_pair(low, branches.like("b", incarnation=2)), encoding),
+        "two authors": (
+            sorted_pair(low, _signed(branches.birch, "b", stream=low.header.stream, **place)),
+            encoding,
+        ),
+        "the first of a stream and the last of the one before": (
+            sorted_pair(low, branches.like("b", incarnation=2, seq=1, prev=high.id)), encoding,
+        ),
+        "one header": (encode(pair[:1]), encoding),
+        "three headers": (encode([*pair, pair[1]]), encoding),
+        "a header without signature": (encode([pair[0][:1], pair[1]]), encoding),
+        "a signature of 63 bytes": (
+            encode([[pair[0][0], pair[0][1][:63]], pair[1]]), encoding,
+        ),
+        "a header as text": (encode([["header", pair[0][1]], pair[1]]), encoding),
+        "a byte after a header": (encode([[pair[0][0] + b"\0", pair[0][1]], pair[1]]), encoding),
+        "a byte after the proof": (twins + b"\0", encoding),
+        "its last byte missing": (twins[:-1], encoding),
+        "a header of version 2": (
+            encode([[later, pair[0][1]], pair[1]]), "unsupported-version",
+        ),
+        "a header of more than 1024 bytes": (encode([[long, pair[0][1]], pair[1]]), "over-limit"),
+        "a header that another node signed": (sorted_pair(low, forged), signature),
+        "the signature of the other header": (
+            _pair(low, replace(high, signature=low.signature)), signature,
+        ),
+        "a signature for another purpose": (_pair(low, other_label), signature),
+        "the first signature changed": (
+            _pair(replace(low, signature=_flip(low.signature, 5)), high), signature,
+        ),
+        "the second signature changed": (
+            _pair(low, replace(high, signature=_flip(high.signature, 5))), signature,
+        ),
+        "the second number 4 of another network": (
+            _pair(*sorted(
+                (low, branches.like("n", network=suite.network_id("other.example"))),
+                key=lambda each: each.id,
+            )),
+            "wrong-network",
+        ),
+        "a header under a card that is not held": (
+            sorted_pair(low, branches.like("c", card_n=2)), "unknown-card",
+        ),
+    }  # fmt: skip
+    whole: Json = {"of": "twins", "splices": []}
+    return [
+        *(_case(name, "fork.verify", _like("twins", twins, data), code=code)
+          for name, (data, code) in changed.items()),
+        _case("a proof of 3073 bytes", "fork.verify", _repeat(("c5", 1), ("00", 3_072)),
+              code="over-limit"),
+        _case("no card of the author", "fork.verify", whole, cards=[], code="unknown-card"),
+        _case("in another network", "fork.verify", whole, network="other_network",
+              code="wrong-network"),
+    ]  # fmt: skip
+
+
+def _frontiers() -> list[Json]:
+    alder, birch = sorted((make_node("alder").id, make_node("birch").id))
+    one, two = StreamKey(alder, 1, b"\1" * 16), StreamKey(alder, 1_790_000_000, bytes(16))
+    items: list[Item] = [
+        (StreamKey(birch, 3, b"\3" * 16), Have(2, b"birch  2", (), forked=True)),
+        (two, Have(0, bytes(8), ((2, 2), (5, 400)))),
+        (one, Have(2**53, b"alder  !")),
+    ]
+
+    def summed(name: str, held: list[Item]) -> Json:
+        shown = [[key.author.hex(), *plain_item((key, have))] for key, have in held]
+        of_each = sorted((a.hex(), value.hex()) for a, value in author_digests(held).items())
+        expect = {"digest": digest(held).hex(), "authors": [list(pair) for pair in of_each]}
+        return _case(name, "frontier.digest", b"", items=shown, expect=expect)
+
+    def compared(name: str, mine: Have, theirs: Have) -> Json:
+        found = {
+            "wants": [list(each) for each in lacking(mine, theirs)],
+            "contradiction": contradicts(mine, theirs),
+        }
+        sides = {
+            side: [alder.hex(), *plain_item((one, have))]
+            for side, have in (("mine", mine), ("theirs", theirs))
+        }
+        return _case(name, "frontier.compare", b"", **sides, expect=found)
+
+    same, other = Have(3, b"number 3", ((5, 7),)), Have(3, b"branch 3", ((6, 9),))
+    return [
+        summed("the digest of nothing", []),
+        summed("the digest of one stream", items[:1]),
+        summed("the digest of three streams of two authors", items),
+        compared("in step", same, same),
+        compared("all of it is new", NOTHING, same),
+        compared("gaps in ours", Have(1, b"number 1", ((3, 5), (8, 8))), Have(9, b"number 9")),
+        compared("two heads of one number", same, other),
+        compared("two heads of one number that is known to be forked", same,
+                 replace(other, forked=True)),
+        compared("heads of two numbers", same, Have(4, b"branch 4")),
     ]  # fmt: skip
 
 
@@ -1664,6 +2024,7 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "statement": statement_file,
     "card": card_file,
     "envelope": envelope_file,
+    "streams": streams_file,
     "frames": frames_file,
     "receipt": receipt_file,
     "fingerprint": fingerprint_file,

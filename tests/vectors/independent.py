@@ -40,7 +40,8 @@ Check: TypeAlias = Callable[[Value], Value]
 
 FOLDER: Final = Path(__file__).parent
 FILES: Final = (
-    "canonical", "statement", "card", "envelope", "frames", "receipt", "fingerprint", "keystore",
+    "canonical", "statement", "card", "envelope", "streams", "frames", "receipt", "fingerprint",
+    "keystore",
 )  # fmt: skip
 ZERO: Final = bytes(32)
 P: Final = 2**255 - 19
@@ -593,9 +594,8 @@ _PRE: Final = (
 )  # fmt: skip
 
 
-def read_envelope(wire: bytes) -> Json:
-    """Return an envelope, well-formed and unverified (8.1 to 8.3)."""
-    header, signature, ciphertext, audience, slots = _ENVELOPE(read(wire, 524_288))
+def read_header(header: bytes) -> Json:
+    """Return the fields of a signed header (8.1)."""
     pre, slots_digest, ciphertext_digest = _HEADER(read(header, 1_024))
     values = read(pre, 1_024)
     need(type(values) is list and len(values) == len(_PRE))
@@ -603,13 +603,22 @@ def read_envelope(wire: bytes) -> Json:
     found: Json = {name: check(value) for (name, check), value in zip(_PRE, values, strict=True)}
     need(found["kind"] == 1, "unsupported-version")
     need(0 < found["expires"] - found["created"] <= 90 * DAY)
-    need((found["seq"] == 1) == (found["prev"] == ZERO))
-    later = [part is None for part in (audience, slots, slots_digest)]
+    need(found["seq"] == 1 or found["prev"] != ZERO)
+    return {
+        **found, "pre": pre, "id": h("envelope", header), "slots_digest": slots_digest,
+        "ciphertext_digest": ciphertext_digest,
+    }  # fmt: skip
+
+
+def read_envelope(wire: bytes) -> Json:
+    """Return an envelope, well-formed and unverified (8.1 to 8.3)."""
+    header, signature, ciphertext, audience, slots = _ENVELOPE(read(wire, 524_288))
+    found = read_header(header)
+    later = [part is None for part in (audience, slots, found["slots_digest"])]
     need(all(later) if found["opener"] is not None else not any(later))
     found |= {
-        "pre": pre, "id": h("envelope", header), "signature": signature, "ciphertext": ciphertext,
-        "ciphertext_digest": ciphertext_digest, "slots_digest": slots_digest,
-        "audience_bytes": audience, "audience": None, "slots": slots or [],
+        "signature": signature, "ciphertext": ciphertext, "audience_bytes": audience,
+        "audience": None, "slots": slots or [],
     }  # fmt: skip
     if audience is not None:
         need(all(len(slot) in {32, 1_168} for slot in slots))
@@ -658,6 +667,12 @@ def open_slot(opener: Json, node_id: bytes, seed: bytes) -> bytes:
 def admit(made: Json, view: Json, giver: bytes, now: int) -> str:
     """Return our part in an envelope that *giver* delivered (12.2, steps 2 to 12)."""
 
+    def whole_for(audience: Json, needed: list[bytes]) -> None:
+        if made["slots"]:
+            members = [made["author"], *(node_id for node_id, _ in audience["recipients"])]
+            for member, slot in zip(members, made["slots"], strict=True):
+                need(member not in needed or len(slot) == 1_168, "bad-digest")
+
     def given_by_member(audience: Json) -> None:
         members = [made["author"], *(node_id for node_id, _ in audience["recipients"])]
         need(giver in [*members, *audience["carriers"]], "wrong-audience")
@@ -672,17 +687,20 @@ def admit(made: Json, view: Json, giver: bytes, now: int) -> str:
     need((made["author"], made["card_n"]) in view["cards"], "unknown-card")
     message_key = view["cards"][made["author"], made["card_n"]]
     verify_envelope(made, view["network"], message_key)
-    need(not own, "own-envelope")
     audience = made["audience"]
     if audience is None:
         need(opener, "unknown-epoch")
         check_epoch(made, opener)
         audience = opener["audience"]
     given_by_member(audience)
-    if view["node_id"] in [node_id for node_id, _ in audience["recipients"]]:
-        return "recipient"
-    need(view["node_id"] in audience["carriers"] and view["carries"], "wrong-audience")
+    recipients = [node_id for node_id, _ in audience["recipients"]]
+    if own or view["node_id"] in recipients:
+        whole_for(audience, [view["node_id"]])
+        return "author" if own else "recipient"
+    need(view["node_id"] in audience["carriers"], "wrong-audience")
+    need(view["carries"], "not-carrying")
     need(now < made["expires"], "expired")
+    whole_for(audience, recipients)
     return "carrier"
 
 
@@ -707,6 +725,108 @@ def open_envelope(made: Json, epoch_key: bytes) -> tuple[bytes, bytes]:
     return key, padded[4 : 4 + size]
 
 
+# --- 9: streams ------------------------------------------------------------------------------
+_FORK: Final = row(row(upto(1_024), bin64), row(upto(1_024), bin64))
+
+
+def read_fork(data: bytes) -> Json:
+    """Return a proof that an author forked a stream, unverified (9.3)."""
+    pairs = _FORK(read(data, 3_072))
+    one, other = ({**read_header(header), "signature": signature} for header, signature in pairs)
+    need(all(one[name] == other[name] for name in ("author", "incarnation", "stream")))
+    place = one["seq"] == other["seq"] and one["id"] < other["id"]
+    need(place or (one["seq"] + 1 == other["seq"] and other["prev"] != one["id"]))
+    return {
+        "author": one["author"], "incarnation": one["incarnation"], "stream": one["stream"],
+        "ids": [one["id"], other["id"]], "seqs": [one["seq"], other["seq"]],
+        "digest": h("fork", data), "headers": [one, other],
+    }  # fmt: skip
+
+
+def verify_fork(fork: Json, network: bytes, cards: dict[tuple[bytes, int], bytes]) -> None:
+    """Verify both headers of a proof (9.3)."""
+    for header in fork["headers"]:
+        need(header["network"] == network, "wrong-network")
+        need((header["author"], header["card_n"]) in cards, "unknown-card")
+        key = cards[header["author"], header["card_n"]]
+        verify("message", key, header["id"], header["signature"])
+
+
+def ranges(after: int, most: int) -> Check:
+    """ranges(a, m): ascending, with a gap between neighbours, beginning above a."""
+
+    def check(value: Value) -> Value:
+        pairs = many(0, most, row(uint(1, 2**53), uint(1, 2**53)))(value)
+        end = after
+        for first, last in pairs:
+            need(end < first <= last)
+            end = last + 1
+        return pairs
+
+    return check
+
+
+def _item(value: Value) -> Value:
+    need(type(value) is list and len(value) == 6)
+    beyond = ranges(uint(0, 2**53)(value[2]) + 1, 1_024)
+    each = (uint(1, 2**32 - 1), fixed(16), uint(0, 2**53), fixed(8), beyond, uint(0, 1))
+    found = row(*each)(value)
+    need((found[2] == 0) == (found[3] == bytes(8)))
+    return found
+
+
+def _ascending(values: list[Value]) -> None:
+    need(all(a < b for a, b in pairwise(values)), "bad-frame")
+
+
+def _authors(value: Value) -> Value:
+    found = many(0, 2_048, row(bin32, fixed(16)))(value)
+    _ascending([author for author, _ in found])
+    return found
+
+
+def _items(value: Value) -> Value:
+    found = many(1, 1_024, _item)(value)
+    _ascending([item[:2] for item in found])
+    return found
+
+
+def _want(value: Value) -> Value:
+    found = ranges(0, 256)(value)
+    need(0 < sum(last - first + 1 for first, last in found) <= 4_096, "over-limit")
+    return found
+
+
+def frontier_digest(items: list[list[Value]]) -> bytes:
+    """Return the digest of items with their authors in front (9.4)."""
+    return h("frontier", enc(sorted(items, key=lambda item: item[:3])))
+
+
+def _held(item: list[Value]) -> list[list[int]]:
+    return [*([[1, item[3]]] if item[3] else []), *item[5]]
+
+
+def lacking(mine: list[Value], theirs: list[Value]) -> list[list[int]]:
+    """Return the ranges that one item has and another lacks (9.4)."""
+    found = []
+    for start, last in _held(theirs):
+        first = start
+        for low, high in _held(mine):
+            if low <= last and high >= first:
+                if low > first:
+                    found.append([first, low - 1])
+                first = high + 1
+        if first <= last:
+            found.append([first, last])
+    return found
+
+
+def contradict(mine: list[Value], theirs: list[Value]) -> bool:
+    """Whether two items have two envelopes under one number, and none is known as forked (9.4)."""
+    forked = mine[6] or theirs[6]
+    return bool(mine[3] == theirs[3] > 0 and mine[4] != theirs[4] and not forked)
+
+
 # --- 10 and 11: frames and links -------------------------------------------------------------
 def _code(value: Value) -> Value:
     text(64)(value)
@@ -727,6 +847,13 @@ _FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
     7: ("refuse", {"items": many(1, 256, row(bin32, _code, uint(0, 7_776_000_000)))}),
     8: ("bye", {"code": _code}),
     9: ("settled", {"items": many(1, 256, row(bin32, bin32))}),
+    10: ("summary", {"digest": bin32}),
+    11: ("authors", {"digests": _authors}),
+    12: ("frontier", {"author": bin32, "items": _items}),
+    13: ("want", {"author": bin32, "incarnation": uint(1, 2**32 - 1), "stream": fixed(16),
+                  "ranges": _want}),
+    14: ("want_receipts", {"ids": many(1, 256, bin32)}),
+    15: ("forked", {"proof": upto(3_072)}),
 }  # fmt: skip
 
 
@@ -1072,6 +1199,29 @@ def _admit(case: Case) -> str:
     return admit(read_envelope(case.data), view, node(rest["giver"]), rest["now"])
 
 
+def _fork(case: Case) -> Json:
+    fork = read_fork(case.data)
+    alder, key = case.given("alder"), case.given("message_key")
+    cards = {(alder, n): key for n in case.case.get("cards", [1])}
+    verify_fork(fork, case.given(case.case.get("network", "network")), cards)
+    return fork
+
+
+def _frontier(case: Case) -> Json:
+    def item(shown: list[Value]) -> list[Value]:
+        author, incarnation, stream, contiguous, head, *rest = shown
+        raw = [bytes.fromhex(each) for each in (author, stream, head)]
+        return [raw[0], incarnation, raw[1], contiguous, raw[2], *rest]
+
+    if case.op == "frontier.compare":
+        mine, theirs = item(case.case["mine"]), item(case.case["theirs"])
+        return {"wants": lacking(mine, theirs), "contradiction": contradict(mine, theirs)}
+    items = [item(shown) for shown in case.case["items"]]
+    authors = sorted({each[0] for each in items})
+    of_each = [[a, frontier_digest([i for i in items if i[0] == a])[:16]] for a in authors]
+    return {"digest": frontier_digest(items), "authors": of_each}
+
+
 def _frame(case: Case) -> Json:
     if case.op == "frame.decode":
         return read_frame(case.data)
@@ -1125,7 +1275,8 @@ def _keystore(case: Case) -> Json:
 
 _READERS: Final[dict[str, Callable[[Case], Json]]] = {
     "canonical": _canonical, "statement": _statement, "chain": _statement, "bundle": _bundle,
-    "armor": _bundle, "envelope": _envelope, "frame": _frame, "link": _link, "receipt": _log,
+    "armor": _bundle, "envelope": _envelope, "fork": _fork, "frontier": _frontier,
+    "frame": _frame, "link": _link, "receipt": _log,
     "entry": _log, "fingerprint": _people, "safety": _people, "keystore": _keystore,
 }  # fmt: skip
 
