@@ -12,12 +12,16 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
+from node.enclosures import Download, Upload
+from node.metrics import CONTENT_TYPE
 from node.service import Service
 from protocol import limits
+from protocol.blob import Blob
 from protocol.errors import (
     AlreadyRunningError,
     BusyError,
@@ -31,6 +35,7 @@ from protocol.errors import (
     OperatorError,
     PeerError,
     PicketError,
+    RangeError,
     RequestError,
     StoreError,
     TooLargeError,
@@ -49,6 +54,7 @@ _PREFIX: Final = "/api/v1"
 _STATUS: Final[tuple[tuple[type[PicketError], HTTPStatus], ...]] = (
     (NotFoundError, HTTPStatus.NOT_FOUND),
     (MethodError, HTTPStatus.METHOD_NOT_ALLOWED),
+    (RangeError, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
     (ConflictError, HTTPStatus.CONFLICT),
     (TrustConflictError, HTTPStatus.CONFLICT),
     (AlreadyRunningError, HTTPStatus.CONFLICT),
@@ -86,6 +92,9 @@ class Request:
     request_id: str = ""
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """One answer."""
@@ -106,7 +115,7 @@ class Call:
     body: Mapping[str, Any]
 
 
-Handler = Callable[[Call], Response]
+Handler = Callable[["Call"], "Begun"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +168,38 @@ def problem(error: PicketError, request_id: str) -> Response:
         headers.append(("WWW-Authenticate", "Bearer"))
     if isinstance(error, MethodError):
         headers.append(("Allow", error.allowed))
+    if isinstance(error, RangeError):
+        headers.append(("Content-Range", f"bytes */{error.size}"))
     return Response(status.value, _encoded(value), "application/problem+json", tuple(headers))
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """An answer in steps: *act* may share a transaction with others, *then* follows it.
+
+    What takes long comes before both as *prepare*, in another thread; its work is undone by *undo*
+    if *act* fails.
+    """
+
+    act: Callable[[], object]
+    then: Callable[[Any], Response]
+    prepare: Callable[[], object] | None = None
+    undo: Callable[[], object] | None = None
+
+    def at_once(self) -> Response:
+        """Do all steps here and now."""
+        if self.prepare is not None:
+            self.prepare()
+        try:
+            done = self.act()
+        except PicketError:
+            if self.undo is not None:
+                self.undo()
+            raise
+        return self.then(done)
+
+
+Begun = Response | Deferred | Upload | Download
 
 
 def dispatch(service: Service, request: Request) -> Response:
@@ -168,15 +208,35 @@ def dispatch(service: Service, request: Request) -> Response:
     Raises:
         StoreError: the node must stop; the caller answers and ends it.
     """
+    begun = begin(service, request)
+    if isinstance(begun, Response):
+        return begun
+    if not isinstance(begun, Deferred):
+        error = RequestError("files go over HTTP only", fix="start the node with: picket run")
+        return problem(error, request.request_id)
+    return guarded(begun.at_once, request)
+
+
+def begin(service: Service, request: Request) -> Begun:
+    """Do as ``dispatch`` does, but leave what may be done together with others to the caller."""
+    return guarded(lambda: _dispatch(service, request), request)
+
+
+def guarded(act: Callable[[], _T], request: Request) -> _T | Response:
+    """Run *act*; a PicketError becomes its problem document.
+
+    Raises:
+        StoreError: the node must stop; the caller answers and ends it.
+    """
     try:
-        return _dispatch(service, request)
+        return act()
     except StoreError:
         raise
     except PicketError as error:
         return problem(error, request.request_id)
 
 
-def _dispatch(service: Service, request: Request) -> Response:
+def _dispatch(service: Service, request: Request) -> Begun:
     if not _is_text(request.path):
         raise NotFoundError("there is nothing at this path", fix="see docs/integrating.md")
     matches = [
@@ -398,26 +458,35 @@ def _recipients(call: Call) -> Response:
     )
 
 
-def _release(call: Call, *, needs_digest: bool = True) -> Response:
+def _release(call: Call, *, needs_digest: bool = True) -> Deferred:
     _known(call.body, "to", "annex_to", "carriers", "separately", "digest")
     digest = _get(call.body, "digest", str, None)
     if needs_digest and digest is None:
         raise RequestError(
             "digest is missing", fix="GET …/recipients first and repeat its digest here"
         )
-    row = call.service.release(
-        call.parts["id"],
-        to=_names(call.body, "to"),
-        annex_to=_names(call.body, "annex_to", None),
-        carriers=_names(call.body, "carriers", []),
-        separately=_get(call.body, "separately", bool, False),
-        digest=digest,
+    chosen = {
+        "to": _names(call.body, "to"),
+        "annex_to": _names(call.body, "annex_to", None),
+        "carriers": _names(call.body, "carriers", []),
+        "separately": _get(call.body, "separately", bool, False),
+    }
+    copies = call.service.plan_copies(call.parts["id"], **chosen)
+    start = partial(
+        call.service.start_release, call.parts["id"], **chosen, digest=digest, copies=copies
     )
-    location = ("Location", f"{_PREFIX}/incidents/{row['id']}/deliveries")
-    return reply(row, HTTPStatus.ACCEPTED, location)
+
+    def answer(incident_id: str) -> Response:
+        row = call.service.finish_release(incident_id)
+        location = ("Location", f"{_PREFIX}/incidents/{row['id']}/deliveries")
+        return reply(row, HTTPStatus.ACCEPTED, location)
+
+    if copies is None:
+        return Deferred(start, answer)
+    return Deferred(start, answer, prepare=copies.make, undo=copies.discard)
 
 
-def _release_operator(call: Call) -> Response:
+def _release_operator(call: Call) -> Deferred:
     return _release(call, needs_digest=False)
 
 
@@ -434,10 +503,60 @@ def _proof(call: Call) -> Response:
     return reply(call.service.proof(call.parts["id"], _number(call.query, "envelope", 0)))
 
 
+def _delivery_statement(call: Call) -> Response:
+    return reply(call.service.delivery_statement(call.parts["id"]))
+
+
+def _metrics(call: Call) -> Response:
+    return Response(HTTPStatus.OK.value, call.service.metrics_text(), CONTENT_TYPE)
+
+
 def _import(call: Call) -> Response:
     _known(call.body, "lines", "dry_run")
     lines = _get(call.body, "lines", list)
     return reply(call.service.import_drafts(lines, dry_run=_get(call.body, "dry_run", bool, False)))
+
+
+def _attach(call: Call) -> Response:
+    _known(call.body, "sha256", "media_type", "kind", "caption")
+    return reply(
+        call.service.attach(
+            call.parts["id"],
+            sha256=_get(call.body, "sha256", str),
+            media_type=_get(call.body, "media_type", str),
+            kind=_get(call.body, "kind", str),
+            caption=_get(call.body, "caption", str, None),
+        )
+    )
+
+
+def _attachments(call: Call) -> Response:
+    return reply(call.service.enclosures.rows())
+
+
+def _put_attachment(call: Call) -> Upload:
+    return call.service.enclosures.upload(call.parts["sha256"])
+
+
+def _get_attachment(call: Call) -> Download:
+    return call.service.enclosures.download(call.parts["sha256"])
+
+
+def _fetch_attachment(call: Call) -> Deferred:
+    reserve, start = call.service.enclosures.fetch(call.parts["sha256"])
+    begun: list[Blob] = []
+    return Deferred(
+        lambda: start(begun),
+        lambda row: reply(row, HTTPStatus.ACCEPTED),
+        prepare=lambda: begun.extend(reserve()),
+    )
+
+
+def _drop_attachment(call: Call) -> Deferred:
+    delete = call.service.enclosures.drop(call.parts["sha256"])
+    return Deferred(
+        lambda: None, lambda _: Response(HTTPStatus.NO_CONTENT.value, b""), prepare=delete
+    )
 
 
 def _log_head(call: Call) -> Response:
@@ -478,8 +597,11 @@ def _unlock(call: Call) -> Response:
     )
 
 
+_AT_ROOT: Final = frozenset({"/metrics"})
+
+
 def _route(method: str, path: str, scope: str, handler: Handler, summary: str) -> Route:
-    full = path if scope == PUBLIC else _PREFIX + path
+    full = path if scope == PUBLIC or path in _AT_ROOT else _PREFIX + path
     pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]{1,256})", full))
     return Route(method, full, scope, handler, summary, pattern)
 
@@ -508,7 +630,22 @@ ROUTES: Final = (
            "What each recipient has"),
     _route("GET", "/incidents/{id}/raw", "incidents:read", _raw, "The exact signed bytes"),
     _route("GET", "/incidents/{id}/proof", "log:read", _proof, "Inclusion proof and checkpoint"),
+    _route("GET", "/envelopes/{id}/statement", "incidents:read", _delivery_statement,
+           "Signed statement of who has an envelope"),
+    _route("GET", "/metrics", "node:read", _metrics, "Counts and states, for Prometheus"),
     _route("POST", "/imports", "incidents:write", _import, "Create many drafts"),
+    _route("POST", "/incidents/{id}/attachments", "incidents:write", _attach,
+           "Add an uploaded file to a draft"),
+    _route("GET", "/attachments", "attachments:read", _attachments,
+           "Attachments whose content is here or can be fetched"),
+    _route("PUT", "/attachments/{sha256}", "attachments:write", _put_attachment,
+           "Upload a file for a draft"),
+    _route("GET", "/attachments/{sha256}", "attachments:read", _get_attachment,
+           "The content of an attachment"),
+    _route("POST", "/attachments/{sha256}/fetch", "attachments:write", _fetch_attachment,
+           "Fetch an attachment from who holds it"),
+    _route("DELETE", "/attachments/{sha256}", "attachments:write", _drop_attachment,
+           "Delete the content of an attachment here"),
     _route("GET", "/log/head", "log:read", _log_head, "The newest signed checkpoint"),
     _route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),
     _route("GET", "/tokens", OPERATOR, _tokens, "All tokens, without secrets"),

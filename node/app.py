@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,10 +30,12 @@ from keys.identity import (
     new_vault,
 )
 from keys.keystore import load, read_passphrase_file, read_private, save, write_private
+from node.blobs import BlobStore
 from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
 from node.config import Config, load_config, write_config
 from node.core import Core
+from node.enclosures import Fetching
 from node.fence import Fence
 from node.home import Home
 from node.log import Act, Log
@@ -47,6 +50,7 @@ from protocol.errors import (
     KeystoreError,
     PeerError,
 )
+from protocol.quota import quota_of
 from protocol.statement import Chain, Statement, make_card
 
 if TYPE_CHECKING:
@@ -295,6 +299,7 @@ def open_core(home: Home, config: Config, clock: Clock, *, accept: bool = False)
             random=secrets.token_bytes, carries=config.peer.carry, accept=accept,
         )  # fmt: skip
         try:
+            core.blobs = BlobStore(home.attachments)
             yield core
         finally:
             core.close()
@@ -409,10 +414,31 @@ async def _run(core: Core, config: Config, clock: Clock) -> None:
     engine = Engine(
         core, clock=clock, random=secrets.token_bytes, identity_pem=core.home.tls_pem,
         dials=config.peer.dial,
+        quota=quota_of(envelopes=config.peer.quota_envelopes, kib=config.peer.quota_kib),
     )  # fmt: skip
+    gossip = engine.gossip
+    # One may have to read a whole download to take it up again; the other goes on meanwhile.
+    files = ThreadPoolExecutor(2, thread_name_prefix="attachments")
+
+    def work(job: Callable[[], None]) -> None:
+        def run_it() -> None:
+            job()
+            loop.call_soon_threadsafe(engine.poke)
+
+        files.submit(run_it)
+
+    gossip.attachments.work = work
     service = Service(
         core, config=config, clock=clock, random=secrets.token_bytes,
-        network=Network(running=True, linked=engine.linked, trouble=engine.trouble),
+        network=Network(
+            running=True, linked=engine.linked, trouble=engine.trouble, metrics=gossip.metrics,
+            over_quota=gossip.over_quota, barred=gossip.barred, stalled=gossip.exchange.stalled,
+            in_flight=gossip.in_flight, pulling=lambda: gossip.exchange.puller.waiting,
+            fetching=Fetching(
+                fetch=gossip.attachments.fetch, drop=gossip.attachments.drop,
+                progress=gossip.attachments.progress, faults=gossip.attachments.faults,
+            ),
+        ),
     )  # fmt: skip
     server = Server(service, engine, hosts=frozenset(config.http.hosts))
     try:
@@ -421,6 +447,7 @@ async def _run(core: Core, config: Config, clock: Clock) -> None:
     finally:
         await server.stop()
         await engine.stop()
+        await asyncio.to_thread(files.shutdown, cancel_futures=True)
 
 
 async def _start(home: Home, config: Config, engine: Engine, server: Server) -> None:

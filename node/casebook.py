@@ -15,15 +15,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import sqlcipher3
 import sqlite_utils
 
 from protocol import suite
+from protocol.blob import BlobRef
 from protocol.errors import BusyError, KeystoreError, NotFoundError, StoreError
 
-SCHEMA_VERSION: Final = 1
+if TYPE_CHECKING:
+    from protocol.incident import Enclosed
+
+SCHEMA_VERSION: Final = 2
 _USE_NOTED_MS: Final = 60_000
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "cursor": ({"id": int, "next_index": int, "next_draft": int}, "id"),
@@ -50,6 +54,13 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         ("incident_id", "author"),
     ),
     "quarantine": ({"envelope_id": bytes, "log_index": int, "code": str, "at": int}, "envelope_id"),
+    "attachments": (
+        {
+            "blob_id": bytes, "envelope_id": bytes, "key": bytes, "size": int, "sha256": bytes,
+            "about": str, "at": int,
+        },
+        ("blob_id", "envelope_id"),
+    ),
     "tokens": (
         {
             "id": str, "name": str, "digest": bytes, "scopes": str, "created": int,
@@ -65,6 +76,8 @@ _INDEXES: Final = (
     "CREATE INDEX drafts_ref ON drafts(ref)",
     "CREATE UNIQUE INDEX drafts_number ON drafts(number)",
 )
+_LOCAL: Final = b""
+"""Stands for the envelope of a file that was put here and not released yet."""
 
 
 class Casebook:
@@ -121,6 +134,11 @@ class Casebook:
                 for index in _INDEXES:
                     self._connection.execute(index)
                 self._connection.execute("INSERT INTO cursor VALUES (1, 0, 0)")
+                self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif version < SCHEMA_VERSION:
+            with self.transaction():
+                columns, key = _TABLES["attachments"]
+                self._database.table("attachments").create(columns, pk=key, strict=True)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
     def close(self) -> None:
@@ -230,6 +248,14 @@ class Casebook:
             )
             self._connection.execute("UPDATE cursor SET next_draft = next_draft + 1")
 
+    def change_draft(self, incident_id: str, data: Mapping[str, Any]) -> None:
+        """Replace what a draft says."""
+        with self.transaction():
+            self._connection.execute(
+                "UPDATE drafts SET data = ? WHERE incident_id = ?",
+                (json.dumps(data, ensure_ascii=False), incident_id),
+            )
+
     def draft(self, key: str) -> dict[str, Any] | None:
         """Return the draft whose id or reference is *key*."""
         row = self._row("SELECT * FROM drafts WHERE incident_id = ? OR ref = ?", key, key)
@@ -291,6 +317,64 @@ class Casebook:
             "SELECT * FROM records WHERE incident_id = ? AND author = ? ORDER BY log_index",
             incident_id, author,
         )  # fmt: skip
+
+    # --- attachments -------------------------------------------------------------------------
+    def add_attachments(
+        self, attached: Sequence[Enclosed], *, envelope_id: bytes = _LOCAL, at: int
+    ) -> None:
+        """Keep how to open attachments that an envelope names. Call inside a transaction.
+
+        Args:
+            attached: the attachments.
+            envelope_id: names them; empty for files that were put here and not released yet.
+            at: when they came.
+        """
+        for each in attached:
+            ref = each.ref
+            self._connection.execute(
+                "INSERT OR IGNORE INTO attachments VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (ref.id, envelope_id, ref.key, ref.size, ref.sha256,
+                 json.dumps(dict(each.about), ensure_ascii=False), at),
+            )  # fmt: skip
+            if envelope_id != _LOCAL:  # a file that was put here goes out as it is
+                self._connection.execute(
+                    "DELETE FROM attachments WHERE blob_id = ? AND envelope_id = ?",
+                    (ref.id, _LOCAL),
+                )
+
+    def attachments(self, *, sha256: bytes | None = None) -> list[dict[str, Any]]:
+        """Return what is known of attachments, or of those with one digest, the oldest first.
+
+        Each row has ``ref`` (the ``BlobRef``), ``envelope_id`` (empty for a file not released
+        yet), ``about``, ``at``, and of what named it ``incident_id`` and ``author``.
+        """
+        rows = self._rows(
+            "SELECT a.*, r.incident_id, r.author FROM attachments a "
+            "LEFT JOIN records r USING (envelope_id) "
+            "WHERE ? IS NULL OR a.sha256 = ? ORDER BY a.at, a.rowid",
+            sha256, sha256,
+        )  # fmt: skip
+        return [
+            {
+                "ref": BlobRef(
+                    id=row["blob_id"], key=row["key"], size=row["size"], sha256=row["sha256"]
+                ),
+                "envelope_id": row["envelope_id"], "about": json.loads(row["about"]),
+                "at": row["at"], "incident_id": row["incident_id"], "author": row["author"],
+            }
+            for row in rows
+        ]  # fmt: skip
+
+    def knows_blob(self, blob_id: bytes) -> bool:
+        """Whether the key of a blob is held."""
+        return self._row("SELECT 1 FROM attachments WHERE blob_id = ?", blob_id) is not None
+
+    def remove_local_attachments(self, sha256: bytes) -> None:
+        """Forget the keys of files with this digest that were put here and not released."""
+        with self.transaction():
+            self._connection.execute(
+                "DELETE FROM attachments WHERE sha256 = ? AND envelope_id = ?", (sha256, _LOCAL)
+            )
 
     def counts(self) -> dict[str, int]:
         """Return how many drafts, released, received and quarantined there are."""

@@ -49,6 +49,8 @@ class PeerSection:
     endpoints: tuple[str, ...]
     carry: bool
     dial: bool
+    quota_envelopes: int
+    quota_kib: int
 
     @property
     def listen_address(self) -> Address | None:
@@ -162,6 +164,10 @@ def _path(value: str) -> str:
     return ""
 
 
+def _whole(low: int, high: int) -> Callable[[Any], str]:
+    return lambda value: "" if low <= value <= high else f"a whole number, {low:,} to {high:,}"
+
+
 def _anything(_: object) -> str:
     return ""
 
@@ -177,6 +183,8 @@ FIELDS: Final = (
     Field("peer.endpoints", list, (), _endpoints, "Addresses on the card: wss://host:port"),
     Field("peer.carry", bool, True, _anything, "Carry ciphertext for others when they ask"),
     Field("peer.dial", bool, True, _anything, "Dial peers"),
+    Field("peer.quota_envelopes", int, 50, _whole(1, 100_000), "Envelopes a second from one peer"),
+    Field("peer.quota_kib", int, 1_024, _whole(64, 10_000_000), "KiB a second from one peer"),
     Field("http.listen", str, "127.0.0.1:8463", _address, 'Local endpoint; "" turns it off'),
     Field("http.allow_remote", bool, False, _anything, "Allow an address other than loopback"),
     Field("http.hosts", list, (), _anything, "Further names accepted in the Host header"),
@@ -285,6 +293,8 @@ def _unknown(where: str, key: str) -> ConfigError:
 def _parse(field: Field, text: str) -> Any:  # noqa: ANN401  the type is the field's
     if field.kind is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
+    if field.kind is int:
+        return int(text) if re.fullmatch(r"0|[1-9][0-9]{0,8}", text) else text
     if field.kind is list:
         return [item.strip() for item in text.split(",") if item.strip()]
     return text
@@ -292,7 +302,10 @@ def _parse(field: Field, text: str) -> Any:  # noqa: ANN401  the type is the fie
 
 def _typed(field: Field, value: Any, where: str) -> Any:  # noqa: ANN401
     if type(value) is not field.kind:
-        words = {str: "text in quotes", bool: "true or false", list: "a list of texts"}
+        words = {
+            str: "text in quotes", bool: "true or false", list: "a list of texts",
+            int: "a whole number",
+        }  # fmt: skip
         raise ConfigError(
             f"{where}: {field.key} has the wrong type", fix=f"give {words[field.kind]}"
         )
@@ -344,6 +357,8 @@ def _lines(field: Field, values: Mapping[str, Any]) -> list[str]:
 def _toml(value: Any) -> str:  # noqa: ANN401
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, str):
         # JSON's escapes are TOML's too, but for the one control character that JSON leaves.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

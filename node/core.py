@@ -9,22 +9,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id
 from keys.identity import Random, ServiceKeys, Vault
 from keys.trust import Level, Peer, TrustStore, Verification
+from node.blobrefs import BlobRefs
+from node.blobs import BlobStore
 from node.casebook import Casebook
 from node.clock import Clock
 from node.fence import Fence
 from node.home import Home
+from node.intake import KINDS, Intake, envelope_local, envelope_row, id_of
 from node.log import Act, Log
 from node.outbox import Outbox, Route
-from node.store import Store, StreamState
+from node.presence import Presence
+from node.receipts import ReceiptBook
+from node.store import Store
+from node.streams import Streams
 from protocol import envelope, limits, suite
-from protocol.admission import Known, Part, admit
+from protocol.admission import Admitted, Part
 from protocol.canonical import decode, encode
 from protocol.entry import EntryKind, parse_entry
 from protocol.envelope import Audience, Envelope, Epoch, Header, VerifiedEnvelope
@@ -37,28 +43,20 @@ from protocol.errors import (
     KeystoreError,
     LockedError,
     LogCorruptionError,
-    OwnEnvelopeError,
     PeerError,
     ReceiptError,
     StoreError,
-    UnknownCardError,
     UnknownEpochError,
     UntrustedKeyError,
 )
-from protocol.frames import Receipts, Refusal, decode_frame, encode_frame
-from protocol.receipt import VerifiedReceipt, verify_receipts
+from protocol.fork import Fork, parse_fork, verify_fork
+from protocol.frames import Receipts, Refusal, Runs
+from protocol.frontier import StreamKey
+from protocol.receipt import verify_receipts
 from protocol.statement import Card, Chain, Statement, parse_statement
 
 EPOCH_LIFETIME_MS: Final = 7 * 86_400_000
-_BUSY_RETRY_MS: Final = 30_000
-_OPENERS_KEPT: Final = 1_024  # of up to 20 KiB each
-# Refusals that come from the state of the two nodes rather than from a fault of the giver.
-_BLAMELESS: Final = (UnknownCardError, UnknownEpochError, UntrustedKeyError, OwnEnvelopeError)
-_KINDS: Final[Mapping[Part | None, EntryKind]] = {
-    Part.AUTHOR: EntryKind.RELEASED,
-    Part.RECIPIENT: EntryKind.RECEIVED,
-    Part.CARRIER: EntryKind.CARRIED,
-}
+BUSY_RETRY_MS: Final = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +67,23 @@ class Shipment:
     layers: str
     recipients: Mapping[bytes, Card]
     carriers: tuple[bytes, ...]
+    blobs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came of a delivered frame: durable when this is returned."""
+    """What came of a delivered frame: durable once its transaction is."""
 
-    receipts: tuple[Receipts, ...]
+    answers: tuple[tuple[bytes, int], ...]
     refusals: tuple[Refusal, ...]
     faults: int
+    bad_signatures: int
     stored: tuple[bytes, ...]
-
-
-class _View:
-    """Answers ``protocol.admission`` from the database and the trust store."""
-
-    def __init__(self, core: Core) -> None:
-        self._core = core
-        self.node_id = core.trust.own.node_id
-        self.network = core.trust.own.network
-        self.carries = core.carries
-
-    def accepts_author(self, node_id: bytes) -> bool:
-        return self._core.trust.accepts_author(node_id)
-
-    def card_at(self, node_id: bytes, n: int) -> Card | None:
-        return self._core.trust.card_at(node_id, n)
-
-    def holds(self, envelope_id: bytes) -> bool:
-        return self._core.store.holds(envelope_id)
-
-    def epoch(self, opener: bytes) -> tuple[Header, Audience] | None:
-        return self._core.opener(opener)
+    known: int
+    skewed: int
+    streams: frozenset[StreamKey]
+    forks: tuple[Fork, ...]
+    receipts: tuple[Receipts | Runs, ...] = ()
 
 
 class Core:
@@ -134,9 +117,13 @@ class Core:
         self._fence = fence
         self._random = random
         self._epochs: dict[bytes, Epoch] = {}
-        self._openers: dict[bytes, tuple[Header, Audience]] = {}
+        self._incarnation: int | None = None
         self.behind: BusyError | None = None
+        self.pending = False
+        self.presence = Presence(store)
         self.outbox = Outbox(store, clock)
+        self.blob_refs = BlobRefs(store)
+        self.blobs: BlobStore | None = None
         self.trust = self._load_trust()
         own = self.trust.own
         card = own.card
@@ -151,9 +138,24 @@ class Core:
                 fix="put files of one node together; do not mix backups",
             )
         self.log = Log(store, keys=keys, origin=card.log.name, random=random, node_id=own.node_id)
+        self.streams = Streams(store, clock, own.node_id)
+        self.intake = Intake(
+            self, store=store, log=self.log, outbox=self.outbox, streams=self.streams, clock=clock
+        )
+        self.receipts = ReceiptBook(
+            self, store=store, log=self.log, outbox=self.outbox, streams=self.streams, clock=clock
+        )
         if accept and fence.last() is None:
             fence.raise_to(self.log.size, self.log.root())
         fence.check(self.log.size, self.log.root)
+        # A crash may have come between a commit and its signature, or its fence.
+        if self.log.signed_size:
+            with suppress(BusyError):  # the disk is full: the next commit signs it
+                self.seal()
+        signed = self.log.signed_size
+        head = (signed, self.log.root(signed))
+        if signed and fence.last() != head:
+            fence.raise_to(*head)
 
     @property
     def node_id(self) -> bytes:
@@ -171,6 +173,8 @@ class Core:
         """Close the databases and forget the keys."""
         if self.cases is not None:
             self.cases.close()
+        if self.blobs is not None:
+            self.blobs.close()
         self.vault = self.cases = None
         self._epochs.clear()
         self.store.close()
@@ -233,6 +237,19 @@ class Core:
         self.cases = Casebook(self.home.case_db, vault.storage)
         self.vault = vault
         self.try_follow()
+        if self.behind is None:
+            self._clear_blobs(self.cases)
+
+    def _clear_blobs(self, cases: Casebook) -> None:
+        """Delete what a crash left of a release or upload that never came about: no key opens it.
+
+        Nothing is on its way in yet: that takes an unlocked node.
+        """
+        if self.blobs is None:
+            return
+        for blob in (*self.blobs.whole(), *self.blobs.partial()):
+            if not self.blob_refs.known(blob.id) and not cases.knows_blob(blob.id):
+                self.blobs.delete(blob.id)
 
     def opened(self) -> tuple[Vault, Casebook]:
         """Return the keys and the casebook of an unlocked node.
@@ -243,6 +260,16 @@ class Core:
         if self.vault is None or self.cases is None:
             raise LockedError("the node is locked", fix="run: picket unlock")
         return self.vault, self.cases
+
+    def keys_open(self) -> Vault:
+        """Return the keys of an unlocked node.
+
+        Raises:
+            LockedError: it is locked.
+        """
+        if self.vault is None:
+            raise LockedError("the node is locked", fix="run: picket unlock")
+        return self.vault
 
     def follow(self) -> int:
         """Bring case.db up to the log: open what has arrived. Return how many were opened.
@@ -261,10 +288,16 @@ class Core:
             )
             if not rows:
                 return opened
+            named: dict[bytes, list[bytes]] = {}
             with self.cases.transaction():
                 for row in rows:
                     if row["kind"] in {EntryKind.RECEIVED, EntryKind.RELEASED}:
-                        opened += self._follow_one(self.cases, row)
+                        opened += self._follow_one(self.cases, row, named)
+                if named:
+                    # First, so that a crash between the two files only repeats it.
+                    with self.logged():
+                        for envelope_id, blob_ids in named.items():
+                            self.blob_refs.add(envelope_id, blob_ids)
                 self.cases.advance(rows[-1]["idx"] + 1)
 
     def try_follow(self) -> None:
@@ -272,6 +305,7 @@ class Core:
 
         What arrived is durable in node.db by then, so a full disk only delays reading it.
         """
+        self.pending = False
         try:
             self.follow()
         except BusyError as error:
@@ -279,9 +313,11 @@ class Core:
         else:
             self.behind = None
 
-    def _follow_one(self, cases: Casebook, row: Mapping[str, Any]) -> int:
+    def _follow_one(
+        self, cases: Casebook, row: Mapping[str, Any], named: dict[bytes, list[bytes]]
+    ) -> int:
         # Heavy (pydantic), and needed only where incidents are opened.
-        from protocol.incident import from_record  # noqa: PLC0415
+        from protocol.incident import from_record, split_attachments  # noqa: PLC0415
 
         if row["id"] is None:
             raise LogCorruptionError(f"the envelope of log entry {row['idx']} is missing")
@@ -290,6 +326,7 @@ class Core:
             from_record(body)
             if not isinstance(body, dict):
                 raise DecodeError("the record is not a map")
+            body, attached = split_attachments(body)
         except PeerError as error:
             cases.quarantine(row["id"], row["idx"], error.code, self.clock.now())
             return 0
@@ -301,6 +338,9 @@ class Core:
             record=body,
             at=row["arrived"],
         )
+        if attached:
+            cases.add_attachments(attached, envelope_id=row["id"], at=row["arrived"])
+            named[row["id"]] = [each.ref.id for each in attached]
         return 1
 
     def open(self, envelope_id: bytes) -> bytes:
@@ -318,7 +358,7 @@ class Core:
         return envelope.open_body(verified, envelope.content_key(verified, epoch))
 
     def _epoch(self, opener: bytes) -> Epoch:
-        vault, _ = self.opened()
+        vault = self.keys_open()
         if opener not in self._epochs:
             held = self.held(opener)
             if held is None:
@@ -335,123 +375,107 @@ class Core:
 
     def opener(self, envelope_id: bytes) -> tuple[Header, Audience] | None:
         """Return header and audience of a stored envelope that opens an epoch."""
-        found = self._openers.get(envelope_id)
-        if found is None:
-            held = self.held(envelope_id)
-            if held is None or held.audience is None:
-                return None
-            if len(self._openers) >= _OPENERS_KEPT:
-                self._openers.clear()
-            found = self._openers[envelope_id] = (held.header, held.audience)
-        return found
+        return self.intake.opener(envelope_id)
 
     # --- transactions ------------------------------------------------------------------------
     @contextmanager
-    def logged(self) -> Iterator[None]:
-        """Run the block as one transaction; if it grew the log, sign it, and raise the fence."""
+    def logged(self, *, seal: bool = True) -> Iterator[None]:
+        """Run the block as one transaction; if it grew the log, sign it, and raise the fence.
+
+        Inside another such block it is a part of that one. Without *seal* the signature waits for
+        ``seal``, which comes before anything of the log leaves the node.
+        """
+        if self.store.in_transaction:
+            yield
+            return
         before = self.log.size
         checkpoint = None
-        with self.store.transaction():
-            yield
-            if self.log.size != before:
-                checkpoint = self.log.seal(self.clock.now())
+        try:
+            with self.store.transaction():
+                yield
+                if seal and self.log.size != before:
+                    checkpoint = self.log.seal(self.clock.now())
+        except BaseException:
+            self.intake.forget()
+            self.log.forget()
+            raise
         if checkpoint is not None:
             self._fence.raise_to(checkpoint.size, checkpoint.root)
 
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Run the block as a part of an open transaction that its own exception undoes alone."""
+        try:
+            with self.store.savepoint():
+                yield
+        except BaseException:
+            self.intake.forget()
+            self.log.forget()
+            raise
+
+    def seal(self) -> None:
+        """Sign the log as far as it has grown, and raise the fence; nothing if it is signed.
+
+        Raises:
+            BusyError: the disk is full; nothing was signed.
+            LogCorruptionError: a signature that others may have seen is missing.
+        """
+        signed, last = self.log.signed_size, self._fence.last()
+        if last is not None and signed < last[0]:
+            # Signing anew would cover up whatever was done to the entries below it.
+            raise LogCorruptionError(f"{last[0]} entries were signed; that signature is missing")
+        if signed == self.log.size:
+            return
+        with self.store.transaction():
+            checkpoint = self.log.seal(self.clock.now())
+        self._fence.raise_to(checkpoint.size, checkpoint.root)
+
     # --- taking what peers deliver -----------------------------------------------------------
     def take(self, wires: Sequence[bytes], *, giver: bytes) -> Taken:
-        """Admit and log the envelopes that *giver* delivered: one transaction for the frame."""
-        now = self.clock.now()
-        refusals: list[Refusal] = []
-        answers: list[tuple[bytes, int]] = []
-        stored: list[bytes] = []
-        faults = 0
+        """Admit and log the envelopes that *giver* delivered, in one transaction, and answer."""
         try:
             with self.logged():
-                for wire in wires:
-                    try:
-                        answers.append(self._take_one(wire, giver=giver, now=now, stored=stored))
-                    except PeerError as error:
-                        faults += not isinstance(error, _BLAMELESS)
-                        refusals.append(_refusal(wire, error))
+                taken = self.take_in(wires, giver=giver)
         except BusyError as error:
-            # Ours, not theirs: nothing was stored, so nothing is receipted or blamed.
-            return Taken((), tuple(_busy(wire, error) for wire in wires), 0, ())
-        receipts = (self.log.receipts(answers),) if answers else ()
+            return self.too_busy(wires, error)
         self.try_follow()
-        return Taken(receipts, tuple(refusals), faults, tuple(stored))
+        if not taken.answers:
+            return taken
+        return replace(taken, receipts=tuple(self.receipts.answers(taken.answers)))
 
-    def _take_one(
-        self, wire: bytes, *, giver: bytes, now: int, stored: list[bytes]
-    ) -> tuple[bytes, int]:
-        decision = admit(wire, view=_View(self), giver=giver, now=now)
-        if isinstance(decision, Known):
-            row = self.store.envelope(decision.envelope_id)
-            if row is None or row["part"] == Part.AUTHOR.value:
-                raise AudienceError("this node is its author")
-            return decision.envelope_id, row["log_index"]
-        held = decision.verified.envelope
-        index = self._store_envelope(held, decision.part, giver=giver, now=now)
-        if decision.part is Part.CARRIER:
-            known = filter(self.trust.accepts_link, decision.audience.recipient_ids)
-            self.outbox.add(held.id, [(peer, Route.FORWARD) for peer in known], position=index)
-        stored.append(held.id)
-        return held.id, index
-
-    def _store_envelope(self, held: Envelope, part: Part, *, giver: bytes, now: int) -> int:
-        header = held.header
-        local = _envelope_local(header, giver, now)
-        index = self.log.append([Act(_KINDS[part], held.id, local)])[0]
-        twin = self.store.scalar(
-            "SELECT id FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
-            "AND seq = ?",
-            header.author, header.incarnation, header.stream, header.seq,
+    def take_in(self, wires: Sequence[bytes], *, giver: bytes) -> Taken:
+        """Admit and log envelopes inside the transaction of the caller, who receipts them later."""
+        done = self.intake.take(wires, giver=giver)
+        fresh = self.intake.note_forks(done.forks)
+        return Taken(
+            done.answers, done.refusals, done.faults, done.bad_signatures, done.stored,
+            done.known, done.skewed, done.streams, tuple(fresh),
         )  # fmt: skip
-        self.store.insert("envelopes", _envelope_row(held, part, giver, now, index))
-        forks = [] if twin is None else [(twin, held.id)]
-        forks += self._advance_stream(header, held.id, forked=twin is not None)
-        for pair in forks:
-            evidence = suite.digest("fork", *sorted(pair))
-            self.log.append([Act(EntryKind.EQUIVOCATION, evidence, pair)])
-        return index
 
-    def _advance_stream(
-        self, header: Header, envelope_id: bytes, *, forked: bool
-    ) -> list[tuple[bytes, bytes]]:
-        """Note what is held of a stream; return the forks that its links show.
+    @staticmethod
+    def too_busy(wires: Sequence[bytes], error: BusyError) -> Taken:
+        """Return the answer to envelopes that a fault of ours kept out.
 
-        Each is a pair: the envelope that we hold in a place, and the other that a successor names.
+        Nothing was stored, so nothing is receipted or blamed.
         """
-        forks: list[tuple[bytes, bytes]] = []
-        place = (header.author, header.incarnation, header.stream)
-        state = self.store.stream(*place) or StreamState(0, 0, suite.ZERO, forked=False)
-        contiguous, head = state.contiguous, state.head
-        if header.seq == contiguous + 1:
-            # A predecessor other than the one we hold was signed too: the author forked.
-            if header.prev != head:
-                forks.append((head, header.prev))
-            contiguous, head = header.seq, envelope_id
-            while following := self.store.row(
-                "SELECT wire FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
-                "AND seq = ? ORDER BY log_index LIMIT 1",
-                *place,
-                contiguous + 1,
-            ):
-                after = envelope.parse(following["wire"])
-                if after.header.prev != head:
-                    forks.append((head, after.header.prev))
-                contiguous, head = contiguous + 1, after.id
-        self.store.insert(
-            "streams",
-            {
-                "author": header.author, "incarnation": header.incarnation,
-                "stream": header.stream, "contiguous": contiguous,
-                "highest": max(state.highest, header.seq), "head": head,
-                "forked": int(state.forked or forked or bool(forks)),
-            },
-            replace=True,
-        )  # fmt: skip
-        return forks
+        refusals = tuple(Refusal(id_of(wire), error.code, BUSY_RETRY_MS) for wire in wires)
+        return Taken((), refusals, 0, 0, (), 0, 0, frozenset(), ())
+
+    def take_fork(self, proof: bytes, *, giver: bytes) -> Fork | None:
+        """Verify and keep evidence of a fork that *giver* passed on; None if it was known.
+
+        Raises:
+            PeerError: it proves nothing, or is about a stream that is none of ours or theirs.
+        """
+        fork = parse_fork(proof)
+        members = self.streams.members(fork.key)
+        if not members:
+            return None  # a stream that has not reached us yet: whoever has it says it again
+        if giver not in members or self.node_id not in members:
+            raise AudienceError("the fork is of a stream to which not both ends belong")
+        verify_fork(fork, network=self.trust.own.network, card_at=self.trust.card_at)
+        with self.logged():
+            return next(iter(self.intake.note_forks([fork])), None)
 
     # --- releasing ---------------------------------------------------------------------------
     def release(self, token: bytes, shipments: Sequence[Shipment]) -> tuple[bytes, ...]:
@@ -470,7 +494,7 @@ class Core:
             BusyError: the outbox or the disk is full; nothing was released.
             PeerError: a recipient's card or key cannot be used; nothing was released.
         """
-        self.opened()
+        self.keys_open()
         with self.logged():
             if self.store.row("SELECT 1 FROM releases WHERE token = ?", token):
                 raise ConflictError(
@@ -478,46 +502,56 @@ class Core:
                 )
             self.outbox.check_room(sum(len(s.recipients) + len(s.carriers) for s in shipments))
             ids = tuple(self._ship(shipment, token) for shipment in shipments)
-        self.try_follow()
+        self.pending = True
         return ids
 
     def _ship(self, shipment: Shipment, token: bytes) -> bytes:
         now = self.clock.now()
         sealed = self._seal(shipment, now)
-        index = self._store_envelope(sealed, Part.AUTHOR, giver=self.node_id, now=now)
+        verified = VerifiedEnvelope(sealed)  # we signed it just now
+        audience = sealed.audience or self._epochs[sealed.header.opener or b""].audience
+        index, _ = self.intake.store(
+            Admitted(verified, Part.AUTHOR, audience), giver=self.node_id, now=now
+        )
+        self.intake.flush()
         self.store.insert(
             "releases", {"token": token, "envelope_id": sealed.id, "layers": shipment.layers}
         )
         routes = [(peer, Route.DIRECT) for peer in shipment.recipients]
         routes += [(peer, Route.CARRIER) for peer in shipment.carriers]
         self.outbox.add(sealed.id, routes, position=index)
+        self.blob_refs.add(sealed.id, shipment.blobs)
         return sealed.id
 
     def _seal(self, shipment: Shipment, now: int) -> Envelope:
-        vault, _ = self.opened()
+        vault = self.keys_open()
         audience = envelope.audience_of(self.card, shipment.recipients, shipment.carriers, now=now)
         key = suite.digest(
             "own-stream", encode([list(audience.recipient_ids), list(audience.carriers)])
         )
         row = self.store.row("SELECT * FROM own_streams WHERE audience = ?", key)
-        stream = row["stream"] if row else self._random(envelope.STREAM_SIZE)
-        state = self.store.stream(self.node_id, 1, stream)
+        incarnation = self._begin_incarnation(now)
+        current = row if row and row["incarnation"] == incarnation else None
+        before = self._own_head(row) if row else suite.ZERO
+        stream = current["stream"] if current else self._random(envelope.STREAM_SIZE)
+        state = self.streams.state(StreamKey(self.node_id, incarnation, stream))
         header = Header(
             network=self.trust.own.network,
             author=self.node_id,
             card_n=self._card_n(),
-            incarnation=1,
+            incarnation=incarnation,
             stream=stream,
             seq=state.contiguous + 1 if state else 1,
-            prev=state.head if state else suite.ZERO,
+            prev=state.head if state else before,
             created=now,
             expires=now + limits.MAX_LIFETIME_MS,
             kind=envelope.KIND_RECORD,
-            epoch=row["epoch"] if row else 1,
+            epoch=current["epoch"] if current else 1,
             opener=None,
             audience_digest=suite.ZERO,
             anchor=None,
         )
+        row = current
         if row and row["keys"] == _keys_digest(audience) and not _epoch_over(row, now):
             try:
                 epoch = self._epoch(row["opener"])
@@ -529,10 +563,27 @@ class Core:
                 )
         return self._open_epoch(header, shipment, audience, key, first=row is None)
 
+    def _begin_incarnation(self, now: int) -> int:
+        """Return the incarnation of this start of the node, which the first release fixes.
+
+        It is later than every other even if the whole home was put back from a backup, so that no
+        number of a stream is ever used twice, whatever else the copy has forgotten.
+        """
+        if self._incarnation is None:
+            stored = int.from_bytes(self.store.meta("incarnation") or b"", "big")
+            self._incarnation = max(stored + 1, now // 1000)
+        self.store.set_meta("incarnation", self._incarnation.to_bytes(4, "big"))
+        return self._incarnation
+
+    def _own_head(self, row: Mapping[str, Any]) -> bytes:
+        """Return the head of the last stream for an audience, to which a new one is linked."""
+        state = self.streams.state(StreamKey(self.node_id, row["incarnation"], row["stream"]))
+        return state.head if state else suite.ZERO
+
     def _open_epoch(
         self, header: Header, shipment: Shipment, audience: Audience, key: bytes, *, first: bool
     ) -> Envelope:
-        vault, _ = self.opened()
+        vault = self.keys_open()
         number = 1 if first else header.epoch + 1
         cards = (self.card, *shipment.recipients.values())
         epoch_key = self._random(suite.KEY_SIZE)
@@ -547,8 +598,9 @@ class Core:
         self.store.insert(
             "own_streams",
             {
-                "audience": key, "stream": header.stream, "epoch": number, "opener": sealed.id,
-                "keys": _keys_digest(audience), "opened_at": header.created,
+                "audience": key, "incarnation": header.incarnation, "stream": header.stream,
+                "epoch": number, "opener": sealed.id, "keys": _keys_digest(audience),
+                "opened_at": header.created,
             },
             replace=True,
         )  # fmt: skip
@@ -561,7 +613,7 @@ class Core:
         return max(s.n for s in statements if isinstance(s.body, Card))
 
     # --- receipts ----------------------------------------------------------------------------
-    def take_receipts(self, receipts: Receipts) -> tuple[bytes, ...]:
+    def take_receipts(self, receipts: Receipts | Runs) -> tuple[bytes, ...]:
         """Verify *receipts* against the log keys of the node that gave them, and settle.
 
         Returns:
@@ -571,75 +623,13 @@ class Core:
             UntrustedKeyError: the recipient is not a peer.
             PeerError: a receipt is forged, or about something never sent to that node.
         """
-        # A proof stays one whatever has become of the peer since, so its level does not matter.
-        peer = self.trust.peers.get(receipts.recipient)
-        if peer is None:
-            raise UntrustedKeyError("a receipt of a node that is not a peer")
-        verified = verify_receipts(receipts, log=peer.card.log)
-        now = self.clock.now()
         with self.logged():
-            for item, receipt in zip(receipts.items, verified, strict=True):
-                single = Receipts(receipts.recipient, receipts.checkpoint, (item,))
-                self._settle(receipt, single, now)
-        return tuple(receipt.envelope_id for receipt in verified)
-
-    def _settle(self, receipt: VerifiedReceipt, single: Receipts, now: int) -> None:
-        row = self.outbox.row(receipt.envelope_id, receipt.recipient)
-        if row is None:
-            raise ReceiptError("a receipt for an envelope that was not sent to that node")
-        carried = row["route"] == Route.CARRIER
-        expected = EntryKind.CARRIED if carried else EntryKind.RECEIVED
-        if receipt.kind is not expected:
-            raise ReceiptError("a receipt that claims another part in the envelope than was given")
-        if not self.outbox.settle(receipt.envelope_id, receipt.recipient, carried=carried):
-            return
-        if self.store.row(
-            "SELECT 1 FROM receipts WHERE envelope_id = ? AND recipient = ? AND kind = ?",
-            receipt.envelope_id, receipt.recipient, int(receipt.kind),
-        ):  # fmt: skip
-            return  # an opener that was sent once more; its first receipt stands
-        frame = encode_frame(single)
-        self.store.insert(
-            "receipts",
-            {
-                "envelope_id": receipt.envelope_id, "recipient": receipt.recipient,
-                "kind": int(receipt.kind), "log_index": receipt.index,
-                "tree_size": receipt.checkpoint.size, "frame": frame, "at": now,
-                "relayed": int(row["route"] != Route.FORWARD),
-            },
-        )  # fmt: skip
-        subject = _receipt_subject(receipt.envelope_id, receipt.recipient, frame)
-        self.log.append([Act(EntryKind.RECEIPT, subject, (receipt.envelope_id,))])
-
-    def receipts_for(
-        self, author: bytes, *, passed: frozenset[tuple[bytes, bytes]]
-    ) -> list[Receipts]:
-        """Return receipts that we, as a carrier, hold for *author*, who has not settled them.
-
-        Args:
-            author: whose envelopes we carried.
-            passed: (envelope id, recipient) of those that this link has had already.
-        """
-        rows = self.store.rows(
-            "SELECT r.* FROM receipts r JOIN envelopes v ON v.id = r.envelope_id "
-            "WHERE r.relayed = 0 AND v.author = ? ORDER BY r.at LIMIT ?",
-            author, limits.LINK_WINDOW + len(passed),
-        )  # fmt: skip
-        fresh = [row for row in rows if (row["envelope_id"], row["recipient"]) not in passed]
-        try:
-            return [stored_receipt(row) for row in fresh[: limits.LINK_WINDOW]]
-        except PeerError as error:
-            raise LogCorruptionError(f"a stored receipt is damaged: {error}") from None
+            return self.receipts.take(receipts)
 
     def receipts_settled(self, author: bytes, items: Sequence[tuple[bytes, bytes]]) -> None:
         """Note that *author* holds the receipts *items*: (envelope id, recipient) pairs."""
-        with self.store.transaction():
-            for envelope_id, recipient in items:
-                self.store.run(
-                    "UPDATE receipts SET relayed = 1 WHERE envelope_id = ? AND recipient = ? "
-                    "AND envelope_id IN (SELECT id FROM envelopes WHERE author = ?)",
-                    envelope_id, recipient, author,
-                )  # fmt: skip
+        with self.logged():
+            self.receipts.settled(author, items)
 
     # --- key statements and trust ------------------------------------------------------------
     def statements_of(self, node_id: bytes, first: int) -> tuple[bytes, ...]:
@@ -755,14 +745,22 @@ class Core:
 
     def contact(self, node_id: bytes) -> None:
         """Note that *node_id* is linked now."""
+        now = self.clock.now()
         with self.store.transaction():
-            self.store.run(
-                "UPDATE peers SET last_contact = ? WHERE node_id = ?", self.clock.now(), node_id
-            )
+            self.store.run("UPDATE peers SET last_contact = ? WHERE node_id = ?", now, node_id)
+        self.presence.note_open(node_id, now)
+
+    def left(self, node_id: bytes) -> None:
+        """Note that the link with *node_id* is gone."""
+        self.presence.note_close(node_id, self.clock.now())
+
+    def still_linked(self, peers: frozenset[bytes]) -> None:
+        """Note once a minute with whom links are open, so that a kill does not make it unknown."""
+        self.presence.refresh(peers, self.clock.now())
 
     # --- verifying ---------------------------------------------------------------------------
     def verify(self) -> dict[str, int]:
-        """Verify the whole log, every stored envelope and every receipt.
+        """Sign what is not signed yet; verify the whole log, every stored envelope and receipt.
 
         Returns:
             How many of each were checked.
@@ -770,7 +768,12 @@ class Core:
         Raises:
             LogCorruptionError: something does not verify; names what.
         """
-        entries = self.log.verify()
+        unsigned = False
+        try:
+            self.seal()
+        except BusyError:
+            unsigned = True  # the disk is full; what is there can be verified all the same
+        entries = self.log.verify(unsigned=unsigned)
         self._verify_none_missing()
         self._verify_trust()
         envelopes = 0
@@ -830,8 +833,7 @@ class Core:
         )
         if index is not None:
             raise LogCorruptionError(f"the envelope of log entry {index} is missing")
-        rows = self.store.rows("SELECT envelope_id, recipient, frame FROM receipts")
-        held = {_receipt_subject(r["envelope_id"], r["recipient"], r["frame"]) for r in rows}
+        held = self.receipts.subjects()
         for row in self.store.rows(
             "SELECT idx, entry FROM entries WHERE kind = ? ORDER BY idx", int(EntryKind.RECEIPT)
         ):
@@ -843,6 +845,12 @@ class Core:
             held.discard(subject)
         if held:
             raise LogCorruptionError(f"{len(held)} stored receipts stand in no log entry")
+        try:
+            lost = self.receipts.lost()
+        except PeerError as error:
+            raise LogCorruptionError(f"a stored receipt does not verify: {error}") from None
+        if lost is not None:
+            raise LogCorruptionError(f"the receipt of envelope {lost.hex()[:16]} is missing")
 
     def _verify_envelope(self, envelope_id: bytes) -> None:
         row = self.store.envelope(envelope_id)
@@ -862,15 +870,17 @@ class Core:
         logged = self.store.row("SELECT * FROM entries WHERE idx = ?", index)
         if logged is None or parse_entry(logged["entry"]).subject != held.id:
             raise LogCorruptionError(f"log entry {index} is about another envelope")
-        local = encode(_envelope_local(held.header, row["giver"], row["arrived"]))
+        local = encode(envelope_local(held.header, row["giver"], row["arrived"]))
         part = next((part for part in Part if part.value == row["part"]), None)
-        expected = _envelope_row(held, part, row["giver"], row["arrived"], index)
-        if row != expected or local != logged["local"] or _KINDS.get(part) != logged["kind"]:
+        if part is None:
+            raise LogCorruptionError(f"the record of the envelope of log entry {index} was changed")
+        expected = envelope_row(held, part, row["giver"], row["arrived"], index)
+        if row != expected or local != logged["local"] or KINDS.get(part) != logged["kind"]:
             raise LogCorruptionError(f"the record of the envelope of log entry {index} was changed")
 
     def _verify_receipt(self, row: Mapping[str, Any]) -> None:
         try:
-            receipts = stored_receipt(row)
+            receipts = self.receipts.stored(row)
             peer = self.trust.peers.get(receipts.recipient)
             if peer is None:
                 raise ReceiptError("it is of a node that is not a peer")
@@ -887,58 +897,9 @@ class Core:
             raise LogCorruptionError("the record of a stored receipt was changed")
 
 
-def _envelope_local(header: Header, giver: bytes, arrived: int) -> tuple[object, ...]:
-    """Return what only this node knows of an envelope, for its log entry to commit to."""
-    return (header.author, header.incarnation, header.stream, header.seq, giver, arrived)
-
-
-def _envelope_row(
-    held: Envelope, part: Part | None, giver: bytes, arrived: int, index: int
-) -> dict[str, object]:
-    header = held.header
-    return {
-        "id": held.id, "author": header.author, "incarnation": header.incarnation,
-        "stream": header.stream, "seq": header.seq, "opener": header.opener,
-        "expires": header.expires, "part": part.value if part else None, "giver": giver,
-        "arrived": arrived, "log_index": index, "wire": held.wire,
-    }  # fmt: skip
-
-
-def stored_receipt(row: Mapping[str, Any]) -> Receipts:
-    """Return the receipt that a row of the receipts table holds.
-
-    Raises:
-        PeerError: it was damaged on disk.
-    """
-    frame = decode_frame(row["frame"])
-    if not isinstance(frame, Receipts):
-        raise ReceiptError("the stored receipt is not one")
-    return frame
-
-
-def _receipt_subject(envelope_id: bytes, recipient: bytes, frame: bytes) -> bytes:
-    return suite.digest("receipt", envelope_id, recipient, frame)
-
-
 def _keys_digest(audience: Audience) -> bytes:
     return suite.digest("epoch-keys", audience.encode())
 
 
 def _epoch_over(row: Mapping[str, Any], now: int) -> bool:
     return bool(now - row["opened_at"] >= EPOCH_LIFETIME_MS)
-
-
-def _refusal(wire: bytes, error: PeerError) -> Refusal:
-    return Refusal(_id_of(wire), error.code, 0)
-
-
-def _busy(wire: bytes, error: BusyError) -> Refusal:
-    return Refusal(_id_of(wire), error.code, _BUSY_RETRY_MS)
-
-
-def _id_of(wire: bytes) -> bytes:
-    """Return the envelope id of *wire*, or a digest of it where it has none."""
-    try:
-        return envelope.parse(wire).id
-    except PeerError:
-        return suite.digest("unparsable", wire)

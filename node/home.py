@@ -34,6 +34,11 @@ class Home:
         return self.path / "case.db"
 
     @property
+    def attachments(self) -> Path:
+        """Encrypted attachments."""
+        return self.path / "attachments"
+
+    @property
     def keystore(self) -> Path:
         """Secrets under the passphrase."""
         return self.path / "keystore"

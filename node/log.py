@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Final
 
 from keys.identity import Random, ServiceKeys
@@ -13,9 +14,10 @@ from protocol.canonical import encode
 from protocol.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
 from protocol.entry import BLIND_SIZE, EntryKind, local_digest, make_entry, parse_entry
 from protocol.errors import LogCorruptionError, PeerError, ProofError
-from protocol.frames import ReceiptItem, Receipts
+from protocol.frames import SHORT_ID, ReceiptItem, Receipts, Run, Runs
 
 _CHECKPOINTS_KEPT: Final = 64
+_MEMO_MAX: Final = 65_536  # hashes, about 12 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +99,26 @@ class Log:
         self._random = random
         self._node_id = node_id
         self._tiles = _Tiles(store)
+        self._memo: merkle.Memo = {}
+        self._size: int | None = None
         self.origin = origin
+
+    def forget(self) -> None:
+        """Forget all that is not in the database: a transaction was undone."""
+        self._memo.clear()
+        self._size = None
 
     @property
     def size(self) -> int:
         """Number of entries."""
-        return int(self._store.scalar("SELECT coalesce(max(idx) + 1, 0) FROM entries"))
+        if self._size is None:
+            self._size = int(self._store.scalar("SELECT coalesce(max(idx) + 1, 0) FROM entries"))
+        return self._size
+
+    @property
+    def signed_size(self) -> int:
+        """Number of entries under the newest signed checkpoint."""
+        return int(self._store.scalar("SELECT coalesce(max(size), 0) FROM checkpoints"))
 
     def append(self, acts: Sequence[Act]) -> range:
         """Append one entry per act and return their indexes. Call inside a transaction."""
@@ -123,13 +139,16 @@ class Log:
                     "local_blind": local_blind,
                 }
             )  # fmt: skip
-        grown = merkle.append(size=first, new_leaves=leaves, reader=self._tiles)
+        if len(self._memo) > _MEMO_MAX:
+            self._memo.clear()
+        grown = merkle.append(size=first, new_leaves=leaves, reader=self._tiles, memo=self._memo)
         self._store.insert_all("entries", rows)
         self._store.insert_all(
             "tiles",
             [{"level": level, "idx": idx, "data": data} for level, idx, data in grown.tiles],
             replace=True,
         )
+        self._size = first + len(acts)
         return range(first, first + len(acts))
 
     def seal(self, now: int) -> Checkpoint:
@@ -159,7 +178,7 @@ class Log:
             LogCorruptionError: a tile is missing or too narrow.
         """
         try:
-            return merkle.root(self.size if size is None else size, self._tiles)
+            return merkle.root(self.size if size is None else size, self._tiles, self._memo)
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
@@ -186,7 +205,7 @@ class Log:
             LogCorruptionError: a tile is missing or too narrow.
         """
         try:
-            return tuple(merkle.prove_inclusion(index, size, self._tiles))
+            return merkle.prove_inclusion(index, size, self._tiles, self._memo)
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
@@ -202,8 +221,42 @@ class Log:
             ),
         )
 
-    def verify(self, progress: Callable[[int], None] | None = None) -> int:
+    def runs(self, items: Sequence[tuple[bytes, int]]) -> Runs:
+        """Return receipts in bulk for (envelope id, log index) pairs, the ids in short."""
+        size, note = self.checkpoint()
+        runs = []
+        for first, ids in _consecutive(items):
+            last = first + len(ids) - 1
+            rows = self._store.rows(
+                "SELECT kind, entry FROM entries WHERE idx BETWEEN ? AND ? ORDER BY idx",
+                first, last,
+            )  # fmt: skip
+            entries = [parse_entry(row["entry"]) for row in rows]
+            # Neighbours of two kinds, received and carried, are runs of their own.
+            for low, high in _alike([row["kind"] for row in rows]):
+                runs.append(
+                    Run(
+                        first + low,
+                        rows[low]["kind"],
+                        tuple(each[:SHORT_ID] for each in ids[low:high]),
+                        tuple(e.local_digest + e.blind for e in entries[low:high]),
+                        self._prove_run(first + low, first + high - 1, size),
+                    )
+                )
+        return Runs(self._node_id, note, tuple(runs))
+
+    def _prove_run(self, first: int, last: int, size: int) -> tuple[bytes, ...]:
+        try:
+            return merkle.prove_run(first, last, size, self._tiles, self._memo)
+        except ProofError as error:
+            raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
+
+    def verify(
+        self, progress: Callable[[int], None] | None = None, *, unsigned: bool = False
+    ) -> int:
         """Rebuild the tree from every entry and compare it with every stored checkpoint and tile.
+
+        With *unsigned* the newest entries may not be signed yet.
 
         Returns:
             The number of entries checked.
@@ -213,7 +266,8 @@ class Log:
         """
         checkpoints = self._verified_checkpoints()
         size = self.size
-        if not checkpoints or max(checkpoints) != size:
+        newest = max(checkpoints, default=-1)
+        if newest > size or (newest < size and not (unsigned and checkpoints)):
             raise LogCorruptionError(
                 f"{max(checkpoints, default=0)} entries were signed, but there are {size}"
             )
@@ -277,6 +331,23 @@ class Log:
                 raise LogCorruptionError(f"the checkpoint of size {row['size']} was moved")
             roots[checkpoint.size] = checkpoint.root
         return roots
+
+
+def _consecutive(items: Sequence[tuple[bytes, int]]) -> list[tuple[int, list[bytes]]]:
+    """Group (id, index) pairs whose indexes follow one another; return first index and ids."""
+    groups: list[tuple[int, list[bytes]]] = []
+    for envelope_id, index in items:
+        if groups and groups[-1][0] + len(groups[-1][1]) == index:
+            groups[-1][1].append(envelope_id)
+        else:
+            groups.append((index, [envelope_id]))
+    return groups
+
+
+def _alike(kinds: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the half-open stretches of equal *kinds*."""
+    bounds = [0, *(i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]), len(kinds)]
+    return list(pairwise(bounds))
 
 
 def _push(peaks: list[tuple[int, bytes]], leaf: bytes) -> None:

@@ -12,13 +12,15 @@ from enum import StrEnum
 from typing import Any, Final
 
 from node.clock import Clock
-from node.store import Store
+from node.store import Store, expand
 from protocol import limits
-from protocol.delivery import needs_carrier, next_offer
+from protocol.delivery import CarrierState, needs_carrier, next_carriers, next_offer
 from protocol.errors import BusyError, UnknownEpochError
 from protocol.frames import Refusal
+from protocol.frontier import StreamKey
 
 _SOON_MS: Final = 1_000
+_PAGE: Final = 512
 
 
 class Route(StrEnum):
@@ -35,11 +37,14 @@ class Outbox:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self.changes = 0
+        """Rises whenever more may have to be offered."""
 
     def add(
         self, envelope_id: bytes, routes: Iterable[tuple[bytes, Route]], *, position: int
     ) -> None:
         """Queue an envelope for peers, carriers held back. Call inside a transaction."""
+        self.changes += 1
         self._store.insert_all(
             "outbox", [_row(envelope_id, peer, route, position) for peer, route in routes]
         )
@@ -70,43 +75,97 @@ class Outbox:
                 fix="see which peers are not reached: picket status; nothing was released",
             )
 
-    def due(self, peer: bytes, *, limit: int, skip: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
-        """Return up to *limit* (id, wire) pairs to offer *peer* now, oldest first."""
-        now = self._clock.now()
+    def forget_waits(self) -> None:
+        """Let everything be due now: the clock by which it waits was set, or may have been."""
+        with self._store.transaction():
+            self._store.run("UPDATE outbox SET next_at = 0 WHERE next_at > 0 AND state = 'queued'")
+
+    def due(
+        self, peer: bytes, *, limit: int, skip: frozenset[bytes], below: int | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """Return up to *limit* (id, wire) pairs to offer *peer* now, oldest first.
+
+        Args:
+            peer: whom to offer them.
+            limit: how many at most.
+            skip: ids to pass over.
+            below: only what stands before this log index.
+        """
         rows = self._store.rows(
-            "SELECT envelope_id FROM outbox WHERE peer = ? AND state = 'queued' AND next_at <= ? "
-            "ORDER BY position LIMIT ?",
-            peer, now, limit + len(skip),
+            "SELECT envelope_id FROM outbox WHERE peer = ? AND state = 'queued' "
+            "AND next_at <= ? AND position < ? ORDER BY position LIMIT ?",
+            peer, self._clock.now(), limits.MAX_LOG_SIZE if below is None else below,
+            limit + len(skip),
         )  # fmt: skip
         chosen = [row["envelope_id"] for row in rows if row["envelope_id"] not in skip]
         return self._store.wires(chosen[:limit])
 
-    def offered(self, peer: bytes, envelope_ids: Sequence[bytes]) -> None:
-        """Note that these were sent to *peer*."""
-        now = self._clock.now()
-        with self._store.transaction():
-            for envelope_id in envelope_ids:
-                self._store.run(
-                    "UPDATE outbox SET attempts = attempts + 1, first_at = coalesce(first_at, ?) "
-                    "WHERE envelope_id = ? AND peer = ?",
-                    now, envelope_id, peer,
-                )  # fmt: skip
+    def after(self, peer: bytes, position: int, *, limit: int, size: int) -> list[dict[str, Any]]:
+        """Return what waits for *peer* past a log index, with wires, in log order.
+
+        At most *limit* rows are returned, and about *size* bytes of envelopes, but one at least.
+        """
+        rows = self._store.rows(
+            "SELECT o.envelope_id, o.position, v.author, v.incarnation, v.stream, v.seq, v.wire "
+            "FROM outbox o JOIN envelopes v ON v.id = o.envelope_id WHERE o.peer = ? "
+            "AND o.state = 'queued' AND o.next_at <= ? AND o.position > ? "
+            "ORDER BY o.position LIMIT ?",
+            peer, self._clock.now(), position, min(limit, _PAGE),
+        )  # fmt: skip
+        for number, row in enumerate(rows):
+            size -= len(row["wire"])
+            if size <= 0:
+                return rows[: number + 1]
+        return rows
+
+    def streams_due(self, peer: bytes, *, below: int) -> dict[StreamKey, int]:
+        """Return how much waits for *peer* of each stream that is older than *below*."""
+        rows = self._store.rows(
+            "SELECT v.author, v.incarnation, v.stream, count(*) AS waiting FROM outbox o "
+            "JOIN envelopes v ON v.id = o.envelope_id "
+            "WHERE o.peer = ? AND o.state = 'queued' AND o.position < ? "
+            "GROUP BY v.author, v.incarnation, v.stream",
+            peer, below,
+        )  # fmt: skip
+        return {
+            StreamKey(row["author"], row["incarnation"], row["stream"]): row["waiting"]
+            for row in rows
+        }
+
+    def late(self, peer: bytes, envelope_ids: Sequence[bytes]) -> None:
+        """Note that *peer* gave no answer for these in time. Call inside a transaction."""
+        since = self._clock.now() - limits.RECEIPT_TIMEOUT_MS
+        for envelope_id in envelope_ids:
+            self._store.run(
+                "UPDATE outbox SET attempts = attempts + 1, first_at = coalesce(first_at, ?) "
+                "WHERE envelope_id = ? AND peer = ? AND state = 'queued'",
+                since, envelope_id, peer,
+            )  # fmt: skip
 
     def ask_carriers(self, connected: frozenset[bytes]) -> int:
         """Queue held carrier deliveries whose recipient is not reached; return how many."""
         rows = self._store.rows(
-            "SELECT c.envelope_id, c.peer, d.peer AS recipient, d.first_at FROM outbox c "
-            "JOIN outbox d ON d.envelope_id = c.envelope_id AND d.route = 'direct' "
-            "AND d.state = 'queued' WHERE c.route = 'carrier' AND c.state = 'held'"
+            "SELECT c.envelope_id, c.peer, c.state, c.code, c.first_at AS offered, "
+            "d.peer AS recipient, "
+            "d.first_at FROM outbox c JOIN outbox d ON d.envelope_id = c.envelope_id "
+            "AND d.route = 'direct' AND d.state = 'queued' "
+            "WHERE c.route = 'carrier' AND c.envelope_id IN "
+            "(SELECT envelope_id FROM outbox WHERE route = 'carrier' AND state = 'held')"
         )
         now = self._clock.now()
-        needed = {
-            (row["envelope_id"], row["peer"])
-            for row in rows
+        asked: dict[bytes, dict[bytes, CarrierState]] = {}
+        for row in rows:
             if needs_carrier(
                 connected=row["recipient"] in connected, first_offered=row["first_at"], now=now
-            )
-        }
+            ):
+                asked.setdefault(row["envelope_id"], {})[row["peer"]] = CarrierState(
+                    held=row["state"] == "held",
+                    done=row["state"] == "carried",
+                    linked=row["peer"] in connected,
+                    # One that refuses it is no better than one that is silent.
+                    late=row["offered"] is not None or row["code"] is not None,
+                )
+        needed = [(key, peer) for key, states in asked.items() for peer in next_carriers(states)]
         if needed:
             with self._store.transaction():
                 for envelope_id, peer in needed:
@@ -114,6 +173,7 @@ class Outbox:
         return len(needed)
 
     def _requeue(self, envelope_id: bytes, peer: bytes) -> None:
+        self.changes += 1
         self._store.run(
             "UPDATE outbox SET state = 'queued', next_at = 0 WHERE envelope_id = ? AND peer = ?",
             envelope_id, peer,
@@ -137,24 +197,25 @@ class Outbox:
         return int(due)
 
     def refused(self, peer: bytes, items: Sequence[Refusal]) -> None:
-        """Note what *peer* did not take, and when to offer it again."""
+        """Note what *peer* did not take, and when to offer it again. Call inside a transaction."""
         now = self._clock.now()
-        with self._store.transaction():
-            for item in items:
-                row = self._store.row(
-                    "SELECT attempts FROM outbox WHERE envelope_id = ? AND peer = ? "
-                    "AND state = 'queued'",
-                    item.envelope_id, peer,
-                )  # fmt: skip
-                if row is None:
-                    continue
-                again = next_offer(attempts=row["attempts"], retry_after=item.retry_after, now=now)
-                self._store.run(
-                    "UPDATE outbox SET code = ?, next_at = ? WHERE envelope_id = ? AND peer = ?",
-                    item.code, again, item.envelope_id, peer,
-                )  # fmt: skip
-                if item.code == UnknownEpochError.code:
-                    self._send_opener(item.envelope_id, peer)
+        for item in items:
+            row = self._store.row(
+                "SELECT attempts FROM outbox WHERE envelope_id = ? AND peer = ? "
+                "AND state = 'queued'",
+                item.envelope_id, peer,
+            )  # fmt: skip
+            if row is None:
+                continue
+            attempts = row["attempts"] + 1
+            again = next_offer(attempts=attempts, retry_after=item.retry_after, now=now)
+            self._store.run(
+                "UPDATE outbox SET code = ?, next_at = ?, attempts = ? "
+                "WHERE envelope_id = ? AND peer = ?",
+                item.code, again, attempts, item.envelope_id, peer,
+            )  # fmt: skip
+            if item.code == UnknownEpochError.code:
+                self._send_opener(item.envelope_id, peer)
 
     def _send_opener(self, envelope_id: bytes, peer: bytes) -> None:
         """Queue the opener of *envelope_id* for *peer*, which lacks it, and retry soon after."""
@@ -173,23 +234,35 @@ class Outbox:
             self._clock.now() + _SOON_MS, envelope_id, peer,
         )  # fmt: skip
 
-    def settle(self, envelope_id: bytes, peer: bytes, *, carried: bool) -> bool:
-        """Note a verified receipt; False if it was noted before. Call inside a transaction."""
-        done = self._store.run(
-            "UPDATE outbox SET state = ?, code = NULL, settled_at = ? "
-            "WHERE envelope_id = ? AND peer = ? AND state NOT IN ('received', 'carried')",
-            "carried" if carried else "received", self._clock.now(), envelope_id, peer,
-        )  # fmt: skip
-        waiting = self._store.row(
-            "SELECT 1 FROM outbox WHERE envelope_id = ? AND route = 'direct' AND state = 'queued'",
-            envelope_id,
+    def routes(self, peer: bytes, envelope_ids: Sequence[bytes]) -> dict[bytes, Route]:
+        """Return why *peer* gets each of these envelopes; those it does not get are left out."""
+        found = {}
+        for part in _parts(envelope_ids):
+            sql = "SELECT envelope_id, route FROM outbox WHERE peer = ? AND envelope_id IN (??)"
+            rows = self._store.rows(expand(sql, part), peer, *part)
+            found.update({row["envelope_id"]: Route(row["route"]) for row in rows})
+        return found
+
+    def settle(self, envelope_ids: Sequence[bytes], peer: bytes, *, carried: bool) -> None:
+        """Note verified receipts of *peer*. Call inside a transaction."""
+        now, state = self._clock.now(), "carried" if carried else "received"
+        settled = (
+            "UPDATE outbox SET state = ?, code = NULL, settled_at = ? WHERE peer = ? "
+            "AND state NOT IN ('received', 'carried') AND envelope_id IN (??)"
         )
-        if waiting is None:
-            self._store.run(
-                "UPDATE outbox SET state = 'spared' WHERE envelope_id = ? AND state = 'held'",
-                envelope_id,
-            )
-        return bool(done)
+        # Carriers that were not asked yet are spared once every recipient has it.
+        spared = (
+            "UPDATE outbox SET state = 'spared' WHERE state = 'held' AND envelope_id IN (??) "
+            "AND NOT EXISTS (SELECT 1 FROM outbox d WHERE d.envelope_id = outbox.envelope_id "
+            "AND d.route = 'direct' AND d.state = 'queued')"
+        )
+        for part in _parts(envelope_ids):
+            self._store.run(expand(settled, part), state, now, peer, *part)
+            self._store.run(expand(spared, part), *part)
+
+
+def _parts(values: Sequence[bytes]) -> list[Sequence[bytes]]:
+    return [values[at : at + _PAGE] for at in range(0, len(values), _PAGE)]
 
 
 def _row(envelope_id: bytes, peer: bytes, route: Route, position: int) -> dict[str, object]:

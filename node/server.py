@@ -3,7 +3,8 @@
 - The control socket is a file only its owner can open; whoever can is the operator.
 - On TCP the Host header must be one of ours (DNS rebinding) and an Origin is refused (browsers have
   no business here yet).
-- Bodies are counted as they arrive; the library's own bound does not cover streams.
+- Bodies are counted as they arrive; the library's own bound does not cover streams. Files go
+  through ``node.streaming`` piece by piece.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import errno
 import secrets
 import stat
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
-from node import journal
-from node.api import REPEATED, Request, Response, dispatch, problem
+from node import journal, streaming
+from node.api import REPEATED, Deferred, Request, Response, begin, guarded, problem, reply
+from node.enclosures import Download, Upload
 from node.engine import Engine
 from node.service import Service
 from protocol import limits
@@ -34,6 +37,7 @@ from protocol.errors import (
 )
 
 _IMPORTS: Final = "/api/v1/imports"
+_ATTACHMENTS: Final = "/api/v1/attachments"
 _SHUTDOWN_S: Final = 2.0
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -104,7 +108,10 @@ class Server:
         async def handle(raw: web.Request) -> web.StreamResponse:
             request_id = secrets.token_hex(8)
             try:
-                response = await self._answer(raw, request_id, operator=operator)
+                answer = await self._answer(raw, request_id, operator=operator)
+                if isinstance(answer, web.StreamResponse):
+                    return answer
+                response = answer
             except PicketError as error:
                 response = problem(error, request_id)
             except Exception as error:  # noqa: BLE001  a bug answers, and stays out of the answer
@@ -118,32 +125,63 @@ class Server:
                 status=response.status,
                 body=response.body,
                 content_type=response.content_type,
-                charset="utf-8" if "json" in response.content_type else None,
+                charset="utf-8" if "octet-stream" not in response.content_type else None,
                 headers=headers,
             )
 
         return handle
 
-    async def _answer(self, raw: web.Request, request_id: str, *, operator: bool) -> Response:
+    async def _answer(
+        self, raw: web.Request, request_id: str, *, operator: bool
+    ) -> Response | web.StreamResponse:
         if not operator:
             self._check_browser(raw)
         maximum = limits.MAX_REQUEST_IMPORT if raw.path == _IMPORTS else limits.MAX_REQUEST
+        file = _is_file(raw)
         scheme, _, token = raw.headers.get("Authorization", "").partition(" ")
         request = Request(
-            method=raw.method,
+            method="GET" if file and raw.method == "HEAD" else raw.method,
             path=raw.raw_path.partition("?")[0],
             query={key: REPEATED.join(raw.query.getall(key)) for key in raw.query},
-            body=await _body(raw, maximum),
+            body=b"" if file and raw.method == "PUT" else await _body(raw, maximum),
             token=token.strip() if scheme.lower() == "bearer" else None,
             operator=operator,
             request_id=request_id,
         )
         try:
-            response = await self._engine.desk(lambda: dispatch(self._service, request))
+            response = await self._dispatch(request, raw)
         except StoreError as error:
             return problem(error, request_id)
         self._engine.poke()
         return response
+
+    async def _dispatch(self, request: Request, raw: web.Request) -> Response | web.StreamResponse:
+        begun = await self._engine.desk(lambda: begin(self._service, request))
+        match begun:
+            case Response():
+                return begun
+            case Upload():
+                ref, new = await streaming.receive(raw, begun)
+                row = await self._engine.desk(lambda: begun.keep(ref))
+                return reply(row, HTTPStatus.CREATED if new else HTTPStatus.OK)
+            case Download():
+                headers = {**_HEADERS, "X-Request-Id": request.request_id}
+                return await streaming.send(raw, begun, headers)
+            case Deferred():
+                return await self._in_steps(begun, request)
+
+    async def _in_steps(self, begun: Deferred, request: Request) -> Response:
+        if begun.prepare is not None:
+            await asyncio.to_thread(begun.prepare)
+        try:
+            done = await self._engine.together(begun.act)
+        except StoreError:
+            raise
+        except PicketError as error:
+            if begun.undo is not None:
+                await asyncio.to_thread(begun.undo)
+            return problem(error, request.request_id)
+        return await self._engine.desk(lambda: guarded(lambda: begun.then(done), request))
 
     def _check_browser(self, raw: web.Request) -> None:
         host = raw.headers.get("Host", "")
@@ -154,6 +192,12 @@ class Server:
             )
         if "Origin" in raw.headers:
             raise ForbiddenError("requests from web pages are refused")
+
+
+def _is_file(raw: web.Request) -> bool:
+    """Whether the request is about the content of an attachment, which is as long as it likes."""
+    folder, _, name = raw.path.rpartition("/")
+    return folder == _ATTACHMENTS and bool(name)
 
 
 def _clear_socket(path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,13 +17,16 @@ from keys.fingerprint import format_node_id, safety_number, verify_safety_number
 from keys.identity import Random, load_vault
 from keys.keystore import load, read_passphrase_file
 from keys.trust import METHODS, Level, Peer, Verification
-from node import __version__
+from node import __version__, delivery
 from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core, Shipment
+from node.enclosures import Copies, Enclosures, Fetching
+from node.metrics import CUSTODY_BYTES, GAPS_OPEN, LINKS_OPEN, LOG_SIZE, OUTBOX_DEPTH, Metrics
 from protocol import envelope, limits, suite
 from protocol.armor import armor, dearmor
 from protocol.canonical import encode
+from protocol.delivery_statement import armor_statement
 from protocol.errors import (
     BusyError,
     ConflictError,
@@ -31,6 +34,7 @@ from protocol.errors import (
     InvalidIncidentError,
     NotFoundError,
     PeerError,
+    PicketError,
     RequestError,
     TrustConflictError,
     UnknownRecipientError,
@@ -43,7 +47,7 @@ _EVERYBODY: Final = "all"
 _EXPIRY_NOTICE_DAYS: Final = 30
 SCOPES: Final = (
     "node:read", "incidents:read", "incidents:write", "incidents:release", "log:read",
-    "peers:read", "peers:admin",
+    "peers:read", "peers:admin", "attachments:read", "attachments:write",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -56,6 +60,13 @@ class Network:
     running: bool = False
     linked: Callable[[], frozenset[bytes]] = frozenset
     trouble: Mapping[bytes, str] | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    over_quota: Callable[[], Mapping[bytes, int]] = dict
+    barred: Callable[[], Mapping[bytes, int]] = dict
+    stalled: Mapping[bytes, int] = field(default_factory=dict)
+    pulling: Callable[[], int] = int
+    in_flight: Callable[[bytes], frozenset[bytes]] = lambda peer: frozenset()
+    fetching: Fetching = field(default_factory=Fetching)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +101,9 @@ class Service:
         self.core, self.config = core, config
         self._clock, self._random = clock, random
         self.network = network or Network()
+        self.enclosures = Enclosures(
+            core, clock=clock, fetching=self.network.fetching, name=self._name
+        )
 
     # --- the node ----------------------------------------------------------------------------
     def node(self) -> Row:
@@ -113,7 +127,7 @@ class Service:
         }
 
     def _log_head(self) -> Row:
-        size = self.core.log.size
+        size = self.core.log.signed_size
         root = base64.b64encode(self.core.log.root(size)).decode()
         return {"origin": self.core.log.origin, "size": size, "root": root}
 
@@ -167,10 +181,38 @@ class Service:
             name = self._name(row["author"])
             message = f"{name} signed two different envelopes in one place of a stream"
             yield "equivocation", message, f"both are kept; its keys may be stolen: call {name}"
+        for node_id, count in sorted(self.network.over_quota().items()):
+            name = self._name(node_id)
+            message = f"{name} sent more than its quota: {count} envelopes were put off"
+            yield "over-quota", message, f"it sends them again later; if it goes on, call {name}"
+        for node_id, left in sorted(self.network.barred().items()):
+            name = self._name(node_id)
+            message = f"{name} is kept out for {-(-left // 1000)} s: it sent what does not verify"
+            yield "kept-out", message, f"call {name}: its node is broken, or somebody poses as it"
+        for node_id, times in sorted(self.network.stalled.items()):
+            name = self._name(node_id)
+            message = f"{name} said {times} times that it holds envelopes and did not send them"
+            yield "stalled", message, "they are asked of others; call it if they stay missing"
+        for node_id, times in sorted(self.network.fetching.faults.items()):
+            name = self._name(node_id)
+            message = f"{name} sent parts of {times} attachments that do not verify"
+            yield "bad-attachment", message, "they are fetched from others; its disk may be failing"
         linked = self.network.linked()
         for node_id, text in sorted((self.network.trouble or {}).items()):
             if node_id not in linked:
                 yield "peer-trouble", f"{self._name(node_id)}: {text}", ""
+
+    def metrics_text(self) -> bytes:
+        """Return all counts and states in the text format of Prometheus."""
+        counts, store = self.network.metrics, self.core.store
+        counts.put(LOG_SIZE, value=self.core.log.size)
+        counts.put(LINKS_OPEN, value=len(self.network.linked()))
+        counts.put(GAPS_OPEN, value=self.core.streams.gaps() + self.network.pulling())
+        carried = "SELECT coalesce(sum(length(wire)), 0) FROM envelopes WHERE part = 'carrier'"
+        counts.put(CUSTODY_BYTES, value=store.scalar(carried))
+        waiting = {peer.name: self.core.outbox.size(peer.node_id) for peer in self._peers()}
+        counts.replace(OUTBOX_DEPTH, waiting)
+        return counts.render()
 
     def ready(self) -> Row:
         """Return the checks behind /readyz.
@@ -414,6 +456,30 @@ class Service:
             "errors": errors, "ids": ids, "dry_run": dry_run,
         }  # fmt: skip
 
+    def attach(
+        self, key: str, *, sha256: str, media_type: str, kind: str, caption: str | None
+    ) -> Row:
+        """Add a file that is here to a draft.
+
+        Raises:
+            NotFoundError: there is no such draft or file.
+            InvalidIncidentError: the annex with it breaks the model.
+        """
+        from protocol import incident as model  # noqa: PLC0415
+
+        _, cases = self.core.opened()
+        draft, _ = self._draft(key)
+        digest = self.enclosures.find(sha256)
+        known = self.enclosures.rows(digest)["items"][0]
+        item = {"sha256": digest.hex(), "media_type": media_type, "size": known["size"],
+                "kind": kind, **({} if caption is None else {"caption": caption})}  # fmt: skip
+        annex = draft["data"].get("annex") or {}
+        attachments = [*annex.get("attachments", ()), item]
+        data = {**draft["data"], "annex": {**annex, "attachments": attachments}}
+        model.parse_incident(data)
+        cases.change_draft(draft["incident_id"], data)
+        return self.incident(draft["incident_id"])
+
     # --- incidents ---------------------------------------------------------------------------
     def incidents(self, *, after: int, limit: int, state: str | None) -> Row:
         """Return a page of incidents in log order, or the drafts.
@@ -556,7 +622,8 @@ class Service:
     def _delivery(self, waiting: Mapping[str, Any], record: Mapping[str, Any]) -> Row:
         state = waiting["state"]
         if state == "queued":
-            sent = waiting["first_at"] is not None
+            flying = self.network.in_flight(waiting["peer"])
+            sent = waiting["first_at"] is not None or waiting["envelope_id"] in flying
             state = "refused" if waiting["code"] else "sent" if sent else "queued"
         at = waiting["settled_at"] or waiting["first_at"]
         return {
@@ -565,6 +632,22 @@ class Service:
             "state": state, "at": None if at is None else rfc3339(at),
             "log_index": waiting["receipt_index"], "code": waiting["code"],
         }  # fmt: skip
+
+    def delivery_statement(self, envelope_id: str) -> Row:
+        """Return the signed delivery statement of an envelope of this node, as text to hand on.
+
+        A locked node makes it too.
+
+        Raises:
+            NotFoundError: no such envelope is held.
+            ConflictError: it is another node's, or what was linked then is not known any more.
+        """
+        wanted = delivery.parse_envelope_id(envelope_id)
+        if wanted is None:
+            raise RequestError("an envelope id has 64 hexadecimal digits", fix="correct it")
+        now = self._clock.now()
+        data = delivery.make(self.core, self.core.presence, wanted, now=now)
+        return {"envelope_id": wanted.hex(), "statement": armor_statement(data)}
 
     def raw(self, key: str, number: int) -> bytes:
         """Return the exact signed bytes of envelope *number* (from 0) of an incident."""
@@ -576,6 +659,7 @@ class Service:
         row = self.core.store.envelope(wire_id)
         if row is None:
             raise NotFoundError("the envelope is not held")
+        self.core.seal()
         receipts = self.core.log.receipts([(wire_id, row["log_index"])])
         item = receipts.items[0]
         return {
@@ -657,6 +741,7 @@ class Service:
             "carriers": [p.name for p in chosen.carriers],
             "will_not_receive": [p.name for p in self._peers() if p.node_id not in involved],
             "separately": separately,
+            "attachments_without_content": self.enclosures.without_content(parsed),
             "digest": chosen.digest,
         }
 
@@ -683,6 +768,45 @@ class Service:
             UnknownRecipientError: somebody chosen may not receive; nothing was released.
             BusyError: the outbox or disk is full; nothing was released.
         """
+        copies = self.plan_copies(
+            key, to=to, annex_to=annex_to, carriers=carriers, separately=separately
+        )
+        if copies is not None:
+            copies.make()
+        try:
+            started = self.start_release(
+                key, to=to, annex_to=annex_to, carriers=carriers, separately=separately,
+                digest=digest, copies=copies,
+            )  # fmt: skip
+        except PicketError:
+            if copies is not None:
+                copies.discard()
+            raise
+        return self.finish_release(started)
+
+    def plan_copies(
+        self, key: str, *, to: Sequence[str], annex_to: Sequence[str] | None,
+        carriers: Sequence[str], separately: bool,
+    ) -> Copies | None:  # fmt: skip
+        """Return what a release has to encrypt first: each audience gets its own attachments."""
+        parsed = self._draft(key)[1]
+        chosen = self._audience(
+            to=to, annex_to=annex_to, carriers=carriers, separately=separately,
+            has_annex=parsed.annex is not None,
+        )  # fmt: skip
+        audiences = [_ids(peers) for peers, layers in _groups(chosen) if "annex" in layers]
+        return self.enclosures.copies(parsed, audiences)
+
+    def start_release(
+        self, key: str, *, to: Sequence[str], annex_to: Sequence[str] | None,
+        carriers: Sequence[str], separately: bool, digest: str | None,
+        copies: Copies | None = None,
+    ) -> str:  # fmt: skip
+        """Do the part of ``release`` that many releases can share a transaction for.
+
+        Returns:
+            The incident id, for ``finish_release`` once the transaction is durable.
+        """
         draft, parsed = self._draft(key)
         chosen = self._audience(
             to=to, annex_to=annex_to, carriers=carriers, separately=separately,
@@ -693,35 +817,43 @@ class Service:
                 "the audience is not the one of the preview", fix="look at the preview again"
             )
         token = suite.digest("release", draft["incident_id"].encode(), b"1")
-        self.core.release(token, self._shipments(draft, parsed, chosen))
+        self.core.release(token, self._shipments(draft, parsed, chosen, copies))
+        incident_id: str = draft["incident_id"]
+        return incident_id
+
+    def finish_release(self, incident_id: str) -> Row:
+        """Return the released incident.
+
+        Raises:
+            BusyError: it is released, but cannot be shown yet.
+        """
+        self.core.try_follow()
         if self.core.behind is not None:
             raise BusyError(
-                f"{draft['ref']} is released and will be delivered, but case.db cannot be written",
+                f"{incident_id} is released and will be delivered, but case.db cannot be written",
                 fix="free some disk space; do not release it again",
             )
-        return self.incident(draft["incident_id"])
+        return self.incident(incident_id)
 
-    def _shipments(self, draft: Row, parsed: Any, chosen: Audience) -> list[Shipment]:  # noqa: ANN401
-        """Split a release into envelopes: by layer if the annex goes to fewer, or one a peer."""
-        groups: list[tuple[tuple[Peer, ...], tuple[str, ...]]]
-        if chosen.annex == chosen.face:
-            groups = [(chosen.face, _LAYERS)]
-        else:
-            groups = [(chosen.face, ("face",))]
-            if chosen.annex:
-                groups.append((chosen.annex, ("annex",)))
-        if chosen.separately:
-            groups = [((peer,), layers) for peers, layers in groups for peer in peers]
-        return [self._shipment(draft, parsed, peers, layers, chosen) for peers, layers in groups]
+    def _shipments(
+        self, draft: Row, parsed: Any, chosen: Audience, copies: Copies | None  # noqa: ANN401
+    ) -> list[Shipment]:  # fmt: skip
+        return [
+            self._shipment(draft, parsed, peers, layers, chosen=chosen, copies=copies)
+            for peers, layers in _groups(chosen)
+        ]
 
     def _shipment(
         self, draft: Row, parsed: Any, peers: Sequence[Peer], layers: Sequence[str],  # noqa: ANN401
-        chosen: Audience,
+        *, chosen: Audience, copies: Copies | None,
     ) -> Shipment:  # fmt: skip
         from protocol import incident as model  # noqa: PLC0415
 
+        named = copies is not None and "annex" in layers
+        refs = copies.of(_ids(peers)) if copies is not None and named else {}
+        self.enclosures.check_unshared(refs)
         record = model.to_record(
-            parsed,
+            model.enclose(parsed, refs),
             incident_id=draft["incident_id"],
             ref=draft["ref"],
             revision=1,
@@ -742,11 +874,13 @@ class Service:
                 fix=error.fix or "remove the named characters",
                 problems=[("", error.code, error.message)],
             ) from None
-        return Shipment(body, " ".join(layers), cards, carriers)
+        blobs = tuple(ref.id for ref in refs.values())
+        return Shipment(body, " ".join(layers), cards, carriers, blobs)
 
     # --- log ---------------------------------------------------------------------------------
     def log_head(self) -> Row:
         """Return the newest signed checkpoint."""
+        self.core.seal()
         return {**self._log_head(), "checkpoint": self.core.log.checkpoint()[1].decode()}
 
     def log_verify(self) -> Row:
@@ -819,6 +953,24 @@ class Service:
         except ValueError:
             return None
         return cases.token(parts[1], secret, self._clock.now())
+
+
+def _groups(chosen: Audience) -> list[tuple[tuple[Peer, ...], tuple[str, ...]]]:
+    """Split a release into envelopes: by layer if the annex goes to fewer, or one a peer."""
+    groups: list[tuple[tuple[Peer, ...], tuple[str, ...]]]
+    if chosen.annex == chosen.face:
+        groups = [(chosen.face, _LAYERS)]
+    else:
+        groups = [(chosen.face, ("face",))]
+        if chosen.annex:
+            groups.append((chosen.annex, ("annex",)))
+    if chosen.separately:
+        groups = [((peer,), layers) for peers, layers in groups for peer in peers]
+    return groups
+
+
+def _ids(peers: Sequence[Peer]) -> tuple[bytes, ...]:
+    return tuple(peer.node_id for peer in peers)
 
 
 def _split_external(item: Any) -> tuple[Mapping[str, Any], str | None]:  # noqa: ANN401  any JSON

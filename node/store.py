@@ -11,7 +11,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +18,7 @@ import sqlite_utils
 
 from protocol.errors import BusyError, CommitUncertainError, StoreError
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "meta": ({"key": str, "value": bytes}, "key"),
@@ -34,26 +33,41 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "envelopes": (
         {
             "id": bytes, "author": bytes, "incarnation": int, "stream": bytes, "seq": int,
-            "opener": bytes, "expires": int, "part": str, "giver": bytes, "arrived": int,
-            "log_index": int, "wire": bytes,
+            "prev": bytes, "opener": bytes, "expires": int, "part": str, "giver": bytes,
+            "arrived": int, "log_index": int, "wire": bytes,
         },
         "id",
     ),
     "streams": (
         {
             "author": bytes, "incarnation": int, "stream": bytes, "contiguous": int,
-            "highest": int, "head": bytes, "forked": int,
+            "head": bytes, "beyond": bytes, "forked": int, "part": str,
         },
         ("author", "incarnation", "stream"),
     ),
+    "members": (
+        {"node_id": bytes, "author": bytes, "incarnation": int, "stream": bytes, "role": str},
+        ("node_id", "author", "incarnation", "stream"),
+    ),
+    "forks": (
+        {
+            "digest": bytes, "author": bytes, "incarnation": int, "stream": bytes, "proof": bytes,
+            "at": int,
+        },
+        "digest",
+    ),
     "own_streams": (
         {
-            "audience": bytes, "stream": bytes, "epoch": int, "opener": bytes, "keys": bytes,
-            "opened_at": int,
+            "audience": bytes, "incarnation": int, "stream": bytes, "epoch": int, "opener": bytes,
+            "keys": bytes, "opened_at": int,
         },
         "audience",
     ),
     "releases": ({"token": bytes, "envelope_id": bytes, "layers": str}, ("token", "envelope_id")),
+    "presence": (
+        {"peer": bytes, "opened_at": int, "closed_at": int, "seen_at": int},
+        ("peer", "opened_at"),
+    ),
     "outbox": (
         {
             "envelope_id": bytes, "peer": bytes, "route": str, "state": str, "position": int,
@@ -64,10 +78,12 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "receipts": (
         {
             "envelope_id": bytes, "recipient": bytes, "kind": int, "log_index": int,
-            "tree_size": int, "frame": bytes, "at": int, "relayed": int,
+            "tree_size": int, "frame": bytes, "lot": bytes, "at": int, "relayed": int,
         },
         ("envelope_id", "recipient", "kind"),
     ),
+    "blob_refs": ({"blob_id": bytes, "envelope_id": bytes}, ("blob_id", "envelope_id")),
+    "receipt_lots": ({"id": bytes, "frame": bytes}, "id"),
     "entries": (
         {"idx": int, "kind": int, "entry": bytes, "local": bytes, "local_blind": bytes},
         "idx",
@@ -80,6 +96,8 @@ _INDEXES: Final = (
     "CREATE UNIQUE INDEX peers_name ON peers(name)",
     "CREATE INDEX envelopes_place ON envelopes(author, incarnation, stream, seq)",
     "CREATE UNIQUE INDEX envelopes_log ON envelopes(log_index)",
+    "CREATE INDEX members_stream ON members(author, incarnation, stream)",
+    "CREATE INDEX forks_stream ON forks(author, incarnation, stream)",
     "CREATE INDEX outbox_due ON outbox(peer, state, position)",
     "CREATE INDEX outbox_state ON outbox(state, route)",
     "CREATE INDEX receipts_relay ON receipts(relayed, envelope_id)",
@@ -96,21 +114,15 @@ _PRAGMAS: Final = (
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM})
 
 
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What we hold of one stream."""
-
-    contiguous: int
-    highest: int
-    head: bytes
-    forked: bool
-
-
 class Store:
     """The database file and its transactions."""
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, create: bool = False, connection: sqlite3.Connection | None = None
+    ) -> None:
         """Open *path*; only with *create* may it be new.
+
+        With *connection* the database behind it is used, and no file is looked for.
 
         A lost database is never replaced by an empty one: SQLite would then discard what its
         write-ahead log still holds.
@@ -119,13 +131,15 @@ class Store:
             StoreError: it is missing, not a database, damaged, or from a later version.
         """
         self.path = path
-        if not create and (not path.is_file() or path.stat().st_size == 0):
+        if connection is None and not create and (not path.is_file() or path.stat().st_size == 0):
             raise StoreError(
                 f"{path} is missing or empty",
                 fix="put node.db and fence back from a backup, if the node did nothing since",
             )
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._connection = connection or sqlite3.connect(
+                path, isolation_level=None, check_same_thread=False
+            )
         except sqlite3.OperationalError as error:
             raise self._unusable(error) from None
         try:
@@ -151,6 +165,11 @@ class Store:
         if version > SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} was written by a later version of Picket", fix="update Picket"
+            )
+        if 0 < version < SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path} was written by a pre-release of Picket that cannot be upgraded",
+                fix="keep it, and make the node anew: picket init",
             )
         if version == 0 and not create:
             raise StoreError(
@@ -197,6 +216,25 @@ class Store:
                 fix="check the disk, then start the node again: it will verify itself",
             ) from None
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return self._connection.in_transaction
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Run the block as a part of the open transaction that an exception undoes by itself."""
+        self._connection.execute("SAVEPOINT part")
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise  # the disk is full: the whole transaction is undone
+        except BaseException:
+            self._connection.execute("ROLLBACK TO part")
+            self._connection.execute("RELEASE part")
+            raise
+        self._connection.execute("RELEASE part")
+
     def _rollback(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -204,7 +242,9 @@ class Store:
     # --- plain access ------------------------------------------------------------------------
     def rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
         """Return the rows of a query as dictionaries."""
-        return list(self._database.query(sql, list(values)))
+        cursor = self._connection.execute(sql, values)
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def row(self, sql: str, *values: object) -> dict[str, Any] | None:
         """Return the first row of a query, or None."""
@@ -246,7 +286,7 @@ class Store:
         """Store *value* under *key*."""
         self.insert("meta", {"key": key, "value": value}, replace=True)
 
-    # --- envelopes and streams ---------------------------------------------------------------
+    # --- envelopes ---------------------------------------------------------------
     def envelope(self, envelope_id: bytes) -> dict[str, Any] | None:
         """Return the row of one envelope."""
         return self.row("SELECT * FROM envelopes WHERE id = ?", envelope_id)
@@ -264,15 +304,10 @@ class Store:
                 pairs.append((envelope_id, wire))
         return pairs
 
-    def stream(self, author: bytes, incarnation: int, stream: bytes) -> StreamState | None:
-        """Return what we hold of a stream, or None."""
-        row = self.row(
-            "SELECT * FROM streams WHERE author = ? AND incarnation = ? AND stream = ?",
-            author, incarnation, stream,
-        )  # fmt: skip
-        if row is None:
-            return None
-        return StreamState(row["contiguous"], row["highest"], row["head"], bool(row["forked"]))
+
+def expand(sql: str, values: Sequence[object]) -> str:
+    """Return *sql* with ``??`` replaced by as many question marks as there are *values*."""
+    return sql.replace("??", ", ".join("?" * len(values)))
 
 
 def _primary(error: sqlite3.Error) -> int:

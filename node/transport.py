@@ -32,7 +32,9 @@ import structlog
 from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from typing_extensions import override
 
+from node import metrics
 from node.certificates import certificate_digest
+from node.metrics import Metrics
 from protocol import limits
 from protocol.errors import (
     AddressInUseError,
@@ -42,6 +44,7 @@ from protocol.errors import (
     HandshakeError,
     LinkError,
     LinkTimeoutError,
+    OversizeError,
 )
 from protocol.statement import check_endpoint
 
@@ -199,8 +202,9 @@ class Link:
             return LinkError(f"{self.remote} closed the link with WebSocket code {message.data}")
         if isinstance(message.data, aiohttp.WebSocketError):
             code = message.data.code
-            what = "a frame over the limit" if code == WSCloseCode.MESSAGE_TOO_BIG else "no frames"
-            return LinkError(f"{self.remote} sent {what} (WebSocket code {int(code)})")
+            if code == WSCloseCode.MESSAGE_TOO_BIG:
+                return OversizeError(f"{self.remote} sent a frame over the limit (WebSocket 1009)")
+            return LinkError(f"{self.remote} sent no frames (WebSocket code {int(code)})")
         if isinstance(cause, TimeoutError):
             return LinkTimeoutError(f"{self.remote} did not answer a ping")
         return LinkError(f"the link with {self.remote} ended without a goodbye")
@@ -278,6 +282,7 @@ class Listener:
         anchors: Collection[bytes],
         on_link: Callable[[Link], Awaitable[None]],
         bounds: Bounds = BOUNDS,
+        counts: Metrics | None = None,
     ) -> None:
         """Prepare; *on_link* runs for each pinned link, and the link ends with it.
 
@@ -286,6 +291,7 @@ class Listener:
         """
         self._pem = identity_pem
         self._on_link = on_link
+        self._metrics = counts or Metrics()
         self._bounds = bounds
         self._anchors = frozenset(anchors)
         self._context = _server_context(identity_pem, self._anchors)
@@ -344,6 +350,7 @@ class Listener:
             except OSError as error:
                 # Out of descriptors, or the fault of one client: what is open lives on.
                 _log.warning("accept-failed", code=errno.errorcode.get(error.errno or 0))
+                self._metrics.add(metrics.CONNECTIONS_REFUSED, "files")
                 await asyncio.sleep(_ACCEPT_PAUSE_S)
                 continue
             self._count_in(server, connection, address[0], address[1])
@@ -351,10 +358,10 @@ class Listener:
 
     def _count_in(self, server: _Server, connection: socket.socket, host: str, port: int) -> None:
         origin = _origin(host)
-        if (
-            self._half_open.total() >= self._bounds.half_open
-            or self._half_open[origin] >= self._bounds.half_open_per_address
-        ):
+        full = self._half_open.total() >= self._bounds.half_open
+        if full or self._half_open[origin] >= self._bounds.half_open_per_address:
+            reason = "half-open" if full else "half-open-address"
+            self._metrics.add(metrics.CONNECTIONS_REFUSED, reason)
             connection.close()
             return
         self._half_open[origin] += 1
@@ -381,6 +388,8 @@ class Listener:
                 )
                 await settled
         except OSError as error:  # also TimeoutError and ssl.SSLError
+            if isinstance(error, TimeoutError):
+                self._metrics.add(metrics.HANDSHAKE_TIMEOUTS)
             _log.debug("connection-refused", remote=remote, cause=type(error).__name__)
         finally:
             if transport is not None and settled.cancelled():
@@ -404,6 +413,7 @@ class Listener:
             return _refusal(HTTPStatus.FORBIDDEN)
         same = sum(link.peer_certificate == certificate for link in self._links)
         if same >= self._bounds.links_per_certificate:
+            self._metrics.add(metrics.CONNECTIONS_REFUSED, "links-per-certificate")
             return _refusal(HTTPStatus.SERVICE_UNAVAILABLE)
         websocket = web.WebSocketResponse(
             # aiohttp refuses a message that is as long as its bound

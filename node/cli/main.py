@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from node import __version__
+from node.cli import attachments
 from node.cli import doctor as doctor_checks
 from node.cli.terminal import (
     Exit,
@@ -47,10 +48,12 @@ keys_app = typer.Typer(help="This node's keys and card.", **_SUB)  # type: ignor
 peers_app = typer.Typer(help="The authorities this node knows.", **_SUB)  # type: ignore[arg-type]
 incidents_app = typer.Typer(help="Drafts, released and received incidents.", **_SUB)  # type: ignore[arg-type]
 log_app = typer.Typer(help="The verifiable log.", **_SUB)  # type: ignore[arg-type]
+delivery_app = typer.Typer(help="Statements of who has an envelope.", **_SUB)  # type: ignore[arg-type]
 tokens_app = typer.Typer(help="Tokens for programs on this machine.", **_SUB)  # type: ignore[arg-type]
 config_app = typer.Typer(help="The settings.", **_SUB)  # type: ignore[arg-type]
 for _name, _app in (
     ("keys", keys_app), ("peers", peers_app), ("incidents", incidents_app), ("log", log_app),
+    ("attachments", attachments.app), ("delivery", delivery_app),
     ("tokens", tokens_app), ("config", config_app),
 ):  # fmt: skip
     app.add_typer(_app, name=_name)
@@ -596,6 +599,114 @@ def _preview(preview: dict[str, Any]) -> None:
     if preview["carriers"]:
         say(f"Will carry it unread:    {plain(preview['carriers'])}")
     say(f"Will NOT receive it:     {plain(preview['will_not_receive'])}")
+    for sha256 in preview["attachments_without_content"]:
+        say(f"! The attachment {sha256[:16]} goes without its content: it is not here.")
+
+
+# --- delivery --------------------------------------------------------------------------------
+@delivery_app.command("statement")
+def delivery_statement(
+    context: typer.Context,
+    what: Annotated[
+        str, typer.Argument(metavar="INCIDENT|ENVELOPE", help="Reference, id or envelope id.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+) -> None:
+    """Sign a statement of who has an incident, one for each of its envelopes.
+
+    Anybody can check it: picket delivery check FILE. An envelope id works while the node is locked.
+    """
+    from node.delivery import parse_envelope_id  # noqa: PLC0415
+
+    ids = [what]
+    if parse_envelope_id(what) is None:
+        seen = call(context, "GET", _incident_path(what), needs_keys=True)
+        ids = [row["envelope_id"] for row in seen["envelopes"]]
+        if not ids:
+            fail("this is a draft: nobody has it. Release it first", Exit.REFUSED)
+    path = "/api/v1/envelopes/{}/statement"
+    text = "".join(call(context, "GET", path.format(each))["statement"] for each in ids)
+    if out is None:
+        sys.stdout.write(text)
+        return
+    try:
+        out.write_text(text, encoding="ascii")
+    except OSError as error:
+        fail(f"{out} cannot be written: {error.strerror}", Exit.FAILURE)
+    say(f"Written to {out}. It names all recipients. See it with: picket delivery check {out}")
+
+
+@delivery_app.command("check")
+def delivery_check(
+    file: Annotated[Path, typer.Argument(help="File with statements, or - for input.")],
+    author: Annotated[str, typer.Option(help="Node id that it must come from.")] = "",
+    network: Annotated[str, typer.Option(help="Name of the network.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Check delivery statements. It needs no node. Exit code 5 if one does not verify.
+
+    Exit code 1 if all verify and one does not say that everybody reachable has the envelope.
+    """
+    from keys.fingerprint import parse_node_id  # noqa: PLC0415
+    from node.delivery import report_row  # noqa: PLC0415
+    from protocol.delivery_statement import check_statement, dearmor_statements  # noqa: PLC0415
+    from protocol.suite import network_id  # noqa: PLC0415
+
+    expected = parse_node_id(author) if author else None
+    named = network_id(network) if network else None
+    rows = [
+        report_row(check_statement(data, network=named, author=expected))
+        for data in dearmor_statements(_read(file))
+    ]
+    if as_json:
+        show_json(rows)
+    else:
+        for row in rows:
+            _delivery_report(row)
+    if not all(row["genuine"] for row in rows):
+        raise typer.Exit(Exit.UNVERIFIED)
+    if not all(row["holds"] for row in rows):
+        raise typer.Exit(Exit.FAILURE)
+
+
+_CLAIMS = {
+    "holds": "Delivered to all that the author could reach.",
+    "fails": "NOT delivered to all that the author could reach.",
+    "open": "Made too early to tell: recipients could still be reached.",
+}
+
+
+def _delivery_report(row: dict[str, Any]) -> None:
+    said = row["statement"]
+    if said is not None:
+        show(f"envelope  {said['envelope_id']}")
+        show(f"author    {plain(said['authority'])}, {said['author']}")
+        show(f"released  {utc(said['released'])}; recipients linked within {said['window_s']} s "
+             "count as reachable")  # fmt: skip
+        show(f"made      {utc(said['made'])}")
+        show(f"facts     {said['facts']}")
+        words = {"delivered": "delivered", "owed": "owed, linked", "unreachable": "last seen"}
+        table(
+            ("RECIPIENT", "NODE", "STATE"),
+            [
+                (r["authority"], r["node_id"][:23], words[r["state"]] + _since(r))
+                for r in said["recipients"]
+            ],
+        )
+    for check in row["checks"]:
+        mark = "ok  " if check["ok"] else "FAIL" if check["code"] else "-   "
+        show(f"{mark}  {check['check']}: {plain(check['detail'])}")
+    if said is not None and row["genuine"]:
+        show(_CLAIMS[said["claim"]])
+    else:
+        show("It does NOT verify: believe nothing of it.")
+    show()
+
+
+def _since(item: dict[str, Any]) -> str:
+    if item["state"] == "delivered":
+        return ""
+    return " " + utc(item.get("linked_from") or item.get("last_seen"))
 
 
 # --- log, tokens, config ---------------------------------------------------------------------

@@ -1,0 +1,297 @@
+"""Receipts: those we give, those we hold as proof of delivery, and those we pass on.
+
+- Receipts in bulk are kept as they came, once, and one of them is taken out when it is needed.
+- Each lot that is taken is one log entry, over exactly the bytes that are kept.
+- All that changes node.db here runs inside the caller's transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from keys.trust import TrustStore
+from node.clock import Clock
+from node.log import Act, Log
+from node.outbox import Outbox, Route
+from node.store import Store, expand
+from node.streams import READER, Streams
+from protocol import limits, suite
+from protocol.admission import Part
+from protocol.entry import EntryKind
+from protocol.errors import (
+    LogCorruptionError,
+    PeerError,
+    ReceiptError,
+    UntrustedKeyError,
+)
+from protocol.frames import Receipts, Runs, decode_frame, encode_frame
+from protocol.frontier import StreamKey
+from protocol.receipt import VerifiedReceipt, single, verify_receipts, verify_runs
+
+_CHUNK: Final = 500  # parameters of one statement
+
+
+class Owner(Protocol):
+    """What receipts need of the node that they belong to."""
+
+    trust: TrustStore
+
+
+class ReceiptBook:
+    """The tables ``receipts`` and ``receipt_lots`` of node.db."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        store: Store,
+        log: Log,
+        outbox: Outbox,
+        streams: Streams,
+        clock: Clock,
+    ) -> None:
+        self._owner = owner
+        self._store, self._log, self._outbox = store, log, outbox
+        self._streams, self._clock = streams, clock
+        self.changes = 0
+        """Rises whenever there may be more to pass on."""
+
+    # --- taking ------------------------------------------------------------------------------
+    def verify(self, receipts: Receipts | Runs) -> tuple[VerifiedReceipt, ...]:
+        """Verify *receipts* against the log keys of the node that gave them.
+
+        Raises:
+            UntrustedKeyError: the recipient is not a peer.
+            PeerError: a receipt is forged.
+        """
+        # A proof stays one whatever has become of the peer since, so its level does not matter.
+        peer = self._owner.trust.peers.get(receipts.recipient)
+        if peer is None:
+            raise UntrustedKeyError("a receipt of a node that is not a peer")
+        if isinstance(receipts, Runs):
+            return verify_runs(receipts, log=peer.card.log)
+        return verify_receipts(receipts, log=peer.card.log)
+
+    def take(self, receipts: Receipts | Runs) -> tuple[bytes, ...]:
+        """Verify *receipts*, settle what they prove, and keep and log what is new.
+
+        Returns:
+            The envelope ids that are settled now, or were before.
+
+        Raises:
+            UntrustedKeyError: the recipient is not a peer.
+            PeerError: a receipt is forged, or about something never sent to that node.
+        """
+        verified = tuple({r.envelope_id: r for r in self.verify(receipts)}.values())
+        routes = self._outbox.routes(receipts.recipient, [r.envelope_id for r in verified])
+        for receipt in verified:
+            route = routes.get(receipt.envelope_id) or self._pulled(receipt)
+            routes[receipt.envelope_id] = route
+            expected = EntryKind.CARRIED if route is Route.CARRIER else EntryKind.RECEIVED
+            if receipt.kind is not expected:
+                raise ReceiptError(
+                    "a receipt that claims another part in the envelope than was given"
+                )
+        fresh = self._fresh(verified)
+        if isinstance(receipts, Runs):
+            self._keep_lot(receipts, [r for r in verified if r.envelope_id in fresh], routes)
+        else:
+            items = {item.envelope_id: item for item in receipts.items}
+            for receipt in verified:
+                if receipt.envelope_id in fresh:
+                    item = items[receipt.envelope_id]
+                    lone = Receipts(receipts.recipient, receipts.checkpoint, (item,))
+                    self._keep(encode_frame(lone), [receipt], routes, lot=None)
+        for kind in EntryKind.CARRIED, EntryKind.RECEIVED:
+            ids = [receipt.envelope_id for receipt in verified if receipt.kind is kind]
+            self._outbox.settle(ids, receipts.recipient, carried=kind is EntryKind.CARRIED)
+        return tuple(receipt.envelope_id for receipt in verified)
+
+    def _pulled(self, receipt: VerifiedReceipt) -> Route:
+        """Note the delivery of an envelope that a reader of it fetched of its own accord.
+
+        Raises:
+            ReceiptError: it is none of theirs.
+        """
+        held = self._store.envelope(receipt.envelope_id)
+        if held is None or receipt.recipient == held["author"]:
+            raise ReceiptError("a receipt for an envelope that was not sent to that node")
+        key = StreamKey(held["author"], held["incarnation"], held["stream"])
+        if self._streams.members(key).get(receipt.recipient) != READER:
+            raise ReceiptError("a receipt for an envelope that was not sent to that node")
+        route = Route.DIRECT if held["part"] == Part.AUTHOR.value else Route.FORWARD
+        pair = (receipt.recipient, route)
+        self._outbox.add(receipt.envelope_id, [pair], position=held["log_index"])
+        return route
+
+    def _fresh(self, verified: Sequence[VerifiedReceipt]) -> frozenset[bytes]:
+        """Return the ids of those that are not held yet; the first receipt of a delivery stands."""
+        held: set[bytes] = set()
+        ids = [receipt.envelope_id for receipt in verified]
+        recipient, kinds = verified[0].recipient, {receipt.kind for receipt in verified}
+        sql = (
+            "SELECT envelope_id FROM receipts WHERE recipient = ? AND kind = ? "
+            "AND envelope_id IN (??)"
+        )
+        for at in range(0, len(ids), _CHUNK):
+            part = ids[at : at + _CHUNK]
+            for kind in kinds:
+                rows = self._store.rows(expand(sql, part), recipient, int(kind), *part)
+                held.update(row["envelope_id"] for row in rows)
+        return frozenset(ids) - held
+
+    def _keep_lot(
+        self, runs: Runs, fresh: Sequence[VerifiedReceipt], routes: Mapping[bytes, Route]
+    ) -> None:
+        if not fresh:
+            return
+        frame = encode_frame(runs)
+        lot = suite.digest("receipt-lot", frame)
+        self._store.insert("receipt_lots", {"id": lot, "frame": frame}, replace=True)
+        self._keep(frame, fresh, routes, lot=lot)
+
+    def _keep(
+        self,
+        frame: bytes,
+        fresh: Sequence[VerifiedReceipt],
+        routes: Mapping[bytes, Route],
+        *,
+        lot: bytes | None,
+    ) -> None:
+        self.changes += 1
+        now = self._clock.now()
+        rows = [
+            {
+                "envelope_id": receipt.envelope_id, "recipient": receipt.recipient,
+                "kind": int(receipt.kind), "log_index": receipt.index,
+                "tree_size": receipt.checkpoint.size, "frame": None if lot else frame, "lot": lot,
+                "at": now, "relayed": int(routes[receipt.envelope_id] is not Route.FORWARD),
+            }
+            for receipt in fresh
+        ]  # fmt: skip
+        self._store.insert_all("receipts", rows)
+        subject = receipt_subject(fresh[0].recipient, frame)
+        self._log.append([Act(EntryKind.RECEIPT, subject, (fresh[0].envelope_id,))])
+
+    # --- holding -----------------------------------------------------------------------------
+    def stored(self, row: Mapping[str, Any]) -> Receipts:
+        """Return the receipt that a row of the receipts table holds, to stand by itself.
+
+        Raises:
+            PeerError: it was damaged on disk.
+        """
+        if row["lot"] is None:
+            frame = decode_frame(row["frame"])
+            if not isinstance(frame, Receipts):
+                raise ReceiptError("the stored receipt is not one")
+            return frame
+        data = self._store.scalar("SELECT frame FROM receipt_lots WHERE id = ?", row["lot"])
+        peer = self._owner.trust.peers.get(row["recipient"])
+        lot = None if data is None else decode_frame(data)
+        if not isinstance(lot, Runs) or peer is None:
+            raise ReceiptError("the stored receipts are missing, or of a node that is no peer")
+        return single(lot, row["envelope_id"], log=peer.card.log)
+
+    def held(self, envelope_id: bytes) -> list[Receipts]:
+        """Return all receipts for one envelope."""
+        rows = self._store.rows(
+            "SELECT * FROM receipts WHERE envelope_id = ? ORDER BY recipient, kind", envelope_id
+        )
+        return [self.stored(row) for row in rows]
+
+    def subjects(self) -> set[bytes]:
+        """Return the subjects of the log entries that what is stored must have."""
+        found = set()
+        for row in self._store.rows("SELECT recipient, frame FROM receipts WHERE lot IS NULL"):
+            found.add(receipt_subject(row["recipient"], row["frame"]))
+        for row in self._store.rows(
+            "SELECT DISTINCT r.recipient, l.frame FROM receipts r "
+            "JOIN receipt_lots l ON l.id = r.lot"
+        ):
+            found.add(receipt_subject(row["recipient"], row["frame"]))
+        return found
+
+    def lost(self) -> bytes | None:
+        """Return the id of an envelope whose receipt stands in a kept lot but in no row."""
+        for row in self._store.rows("SELECT frame FROM receipt_lots"):
+            lot = decode_frame(row["frame"])
+            if not isinstance(lot, Runs):
+                raise ReceiptError("the stored receipts are none")
+            for run in lot.runs:
+                for envelope_id in run.ids:
+                    if not self._store.scalar(
+                        "SELECT 1 FROM receipts WHERE envelope_id = ? AND recipient = ? "
+                        "AND kind = ?",
+                        envelope_id, lot.recipient, run.kind,
+                    ):  # fmt: skip
+                        return envelope_id
+        return None
+
+    # --- giving ------------------------------------------------------------------------------
+    def answers(self, items: Sequence[tuple[bytes, int]]) -> list[Receipts | Runs]:
+        """Return receipts of our own for (envelope id, log index) pairs, for who knows the ids."""
+        if len(items) == 1:
+            return [self._log.receipts(items)]
+        return [self._log.runs(page) for page in _pages(items)]
+
+    def wanted(self, envelope_ids: Iterable[bytes], *, asker: bytes) -> list[Receipts | Runs]:
+        """Return our receipts for envelopes that *asker*, a member of them, believes we hold."""
+        items = []
+        for envelope_id in envelope_ids:
+            row = self._store.envelope(envelope_id)
+            if row is None or row["part"] == Part.AUTHOR.value:
+                continue
+            key = StreamKey(row["author"], row["incarnation"], row["stream"])
+            if asker in self._streams.members(key):
+                items.append((envelope_id, row["log_index"]))
+        return self.answers(items) if items else []
+
+    # --- passing on --------------------------------------------------------------------------
+    def for_author(
+        self, author: bytes, *, passed: frozenset[tuple[bytes, bytes]]
+    ) -> list[Receipts]:
+        """Return receipts that we took for envelopes of *author*, who has not settled them.
+
+        Args:
+            author: whose envelopes we carried or brought.
+            passed: (envelope id, recipient) of those that this link has had already.
+        """
+        rows = self._store.rows(
+            "SELECT r.* FROM receipts r JOIN envelopes v ON v.id = r.envelope_id "
+            "WHERE r.relayed = 0 AND v.author = ? ORDER BY r.at LIMIT ?",
+            author, limits.MAX_FRAME_RECEIPTS + len(passed),
+        )  # fmt: skip
+        fresh = [row for row in rows if (row["envelope_id"], row["recipient"]) not in passed]
+        try:
+            return [self.stored(row) for row in fresh[: limits.MAX_FRAME_RECEIPTS]]
+        except PeerError as error:
+            raise LogCorruptionError(f"a stored receipt is damaged: {error}") from None
+
+    def settled(self, author: bytes, items: Sequence[tuple[bytes, bytes]]) -> None:
+        """Note that *author* holds the receipts *items*: (envelope id, recipient) pairs."""
+        for envelope_id, recipient in items:
+            self._store.run(
+                "UPDATE receipts SET relayed = 1 WHERE envelope_id = ? AND recipient = ? "
+                "AND envelope_id IN (SELECT id FROM envelopes WHERE author = ?)",
+                envelope_id, recipient, author,
+            )  # fmt: skip
+
+
+def _pages(items: Sequence[tuple[bytes, int]]) -> list[list[tuple[bytes, int]]]:
+    """Group (id, log index) pairs for frames of runs; of scattered ones fewer fit into each."""
+    pages: list[list[tuple[bytes, int]]] = []
+    runs = 0
+    for item in items:
+        begins = not pages or item[1] != pages[-1][-1][1] + 1
+        if not pages or len(pages[-1]) >= limits.MAX_RUN or runs + begins > limits.MAX_RUNS // 2:
+            pages.append([])
+            runs, begins = 0, True
+        runs += begins
+        pages[-1].append(item)
+    return pages
+
+
+def receipt_subject(recipient: bytes, frame: bytes) -> bytes:
+    """Return the subject of the log entry of what is kept as *frame*."""
+    return suite.digest("receipt", recipient, frame)
