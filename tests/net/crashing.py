@@ -1,9 +1,10 @@
-"""A node that kills itself: ``python -m tests.net.crashing --home X --point N [--after FILE]``.
+"""A node that kills itself: ``python -m tests.net.crashing --home X --point N``.
 
 It is the ordinary ``picket run``, except that each effect is counted and the process dies of
-SIGKILL at the N-th. Effects are what others can see of a node or it can find again on its disk: a
-commit of either database (before and after), the raising of the fence, and what is sent on a link
-(before and after).
+SIGKILL at the N-th; with ``--after FILE`` they count once the file exists, and with ``--only KIND``
+those of one kind alone. Effects are what others can see of a node or it can find again on its
+disk: a commit of either database (before and after), the raising of the fence, and what is sent on
+a link (before and after).
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ MARK: Final = "died at"
 class Fuse:
     """Counts effects, and ends the process at the chosen one."""
 
-    def __init__(self, point: int, after: Path | None) -> None:
-        """Burn at effect *point*, counted from when *after* exists, or from the start."""
+    def __init__(self, point: int, after: Path | None, only: str | None) -> None:
+        """Burn at effect *point* (of kind *only*), counted from when *after* exists."""
         self._left = point
+        self._only = only
         self._after = after
         self._lock = threading.Lock()
 
@@ -43,6 +45,8 @@ class Fuse:
         """Count one effect."""
         with self._lock:
             if self._after is not None and not self._after.exists():
+                return
+            if self._only not in {None, effect}:
                 return
             self._left -= 1
             if self._left == 0:
@@ -99,8 +103,9 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--point", type=int, required=True)
     parser.add_argument("--after", type=Path)
+    parser.add_argument("--only")
     chosen = parser.parse_args()
-    wrap(Fuse(chosen.point, chosen.after))
+    wrap(Fuse(chosen.point, chosen.after, chosen.only))
     sys.argv = ["picket", "--home", str(chosen.home), "run"]
     run_command()
 

@@ -475,12 +475,38 @@ def incident(summary: str, *, annex: Mapping[str, Any] | None = None) -> Row:
 
 
 # --- what is on the wire ---------------------------------------------------------------------
-class Tap:
-    """A TCP proxy on loopback that keeps every byte of both directions."""
+class Allowance:
+    """How many bytes one connection may carry, both directions together."""
 
-    def __init__(self, port: int, target: int) -> None:
-        """Listen on *port* and pass everything on to *target*."""
+    def __init__(self, size: int) -> None:
+        """Allow *size* bytes."""
+        self._left = size
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> int:
+        """Return how many of *size* bytes may pass still."""
+        with self._lock:
+            allowed = min(size, self._left)
+            self._left -= allowed
+            return allowed
+
+    @property
+    def spent(self) -> bool:
+        """Whether no byte is left."""
+        return self._left == 0
+
+
+class Tap:
+    """A TCP proxy on loopback that keeps every byte of both directions, and may cut connections."""
+
+    def __init__(self, port: int, target: int, *, cuts: Sequence[int] = ()) -> None:
+        """Listen on *port* and pass everything on to *target*.
+
+        Connection number n is cut after *cuts*[n] bytes; what comes after these is whole.
+        """
         self._target = target
+        self._cuts = iter(cuts)
+        self.left = len(cuts)
         self._lock = threading.Lock()
         self._captured: list[bytes] = []
         self._open: list[socket.socket] = []
@@ -523,21 +549,33 @@ class Tap:
                 continue
             with self._lock:
                 self._open += [near, far]
+                allowance = Allowance(next(self._cuts, sys.maxsize))
                 pumps = [
-                    threading.Thread(target=self._pump, args=ends)
+                    threading.Thread(target=self._pump, args=(*ends, allowance))
                     for ends in ((near, far), (far, near))
                 ]
                 self._threads += pumps
             for pump in pumps:
                 pump.start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, allowance: Allowance) -> None:
         try:
             while data := source.recv(65_536):
+                data = data[: allowance.take(len(data))]
                 with self._lock:
                     self._captured.append(data)
                 sink.sendall(data)
+                if allowance.spent:
+                    self._cut(source, sink)
+                    return
         except OSError:
             pass  # one end was cut; the other is told below
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)
+
+    def _cut(self, *ends: socket.socket) -> None:
+        with self._lock:
+            self.left -= 1
+        for end in ends:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)

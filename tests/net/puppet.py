@@ -24,6 +24,7 @@ from node.config import load_config
 from node.core import Core, Shipment
 from node.demo import NETWORK
 from node.home import Home
+from node.intake import id_of
 from node.transport import Link, dial
 from protocol import suite
 from protocol.armor import armor
@@ -31,6 +32,7 @@ from protocol.canonical import encode
 from protocol.envelope import Envelope
 from protocol.errors import LinkError
 from protocol.frames import (
+    SHORT_ID,
     VERSION,
     Bye,
     Deliver,
@@ -39,6 +41,7 @@ from protocol.frames import (
     Proof,
     Receipts,
     Refuse,
+    Runs,
     Tagger,
     Transcript,
     decode_frame,
@@ -46,12 +49,17 @@ from protocol.frames import (
     proof_label,
 )
 from protocol.incident import parse_incident, to_record
+from protocol.receipt import complete
 from protocol.statement import Chain, make_bundle
 from tests.net.harness import PATIENCE_S, Node, incident, introduce, wait
 
 PASSPHRASE: Final = b"the passphrase of a puppet"
 _T = TypeVar("_T")
 _F = TypeVar("_F")
+
+
+class NotLetInError(Exception):
+    """The node took the connection and ended it before it said anything."""
 
 
 class PuppetLink:
@@ -162,16 +170,18 @@ class PuppetLink:
         return [wire for frame in self.of(Deliver) for wire in frame.wires]
 
     # --- both --------------------------------------------------------------------------------
-    def deliver(self, *wires: bytes) -> Receipts | Refuse:
-        """Deliver envelopes in one frame and return the node's answer to it."""
-        before = len(self.of(Receipts)) + len(self.of(Refuse))
+    def deliver(self, *wires: bytes) -> Receipts | Runs | Refuse:
+        """Deliver envelopes in one frame and return the node's answer to it, with whole ids."""
+        before = len(self._answers())
         self.send(Deliver(wires))
+        wait(lambda: len(self._answers()) > before, "an answer to a delivery")
+        answer = self._answers()[before]
+        if isinstance(answer, Runs):
+            return complete(answer, {key[:SHORT_ID]: key for key in map(id_of, wires)})
+        return answer
 
-        def answers() -> list[Receipts | Refuse]:
-            return [f for f in list(self.frames) if isinstance(f, Receipts | Refuse)][before:]
-
-        wait(lambda: bool(answers()), "an answer to a delivery")
-        return answers()[0]
+    def _answers(self) -> list[Receipts | Runs | Refuse]:
+        return [f for f in list(self.frames) if isinstance(f, Receipts | Runs | Refuse)]
 
 
 class Puppet:
@@ -250,6 +260,18 @@ class Puppet:
             wait(lambda: node_sees(node, self.name), f"the link of {self.name}")
         return link
 
+    def link_again(self, node: Node) -> PuppetLink:
+        """Dial *node* until it lets us in: it keeps a peer out for a while after some faults."""
+        links: list[PuppetLink] = []
+
+        def let_in() -> bool:
+            with suppress(NotLetInError):
+                links.append(self.link(node))
+            return bool(links)
+
+        wait(let_in, f"{node.key} to let {self.name} in again")
+        return links[0]
+
     async def _handshake(self, node: Node) -> PuppetLink:
         peer = self.core.trust.find(node.key)
         link = await dial(
@@ -269,7 +291,8 @@ class Puppet:
         )  # fmt: skip
         await link.send(hello)
         answer = await link.receive()
-        assert answer is not None, "the node ended the link over our hello"
+        if answer is None:
+            raise NotLetInError("the node ended the link over our hello")
         assert isinstance(decode_frame(answer), Hello)
         transcript = Transcript(
             hello,
@@ -314,7 +337,9 @@ class Puppet:
         """Take an envelope into the puppet's log, and return the genuine receipt of it."""
         taken = self.core.take([wire], giver=giver)
         assert taken.receipts, taken.refusals
-        return taken.receipts[0]
+        (receipts,) = taken.receipts
+        assert isinstance(receipts, Receipts)
+        return receipts
 
 
 def forged(receipts: Receipts, **changes: Any) -> Receipts:  # noqa: ANN401  as replace takes them

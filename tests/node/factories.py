@@ -13,7 +13,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -29,13 +29,16 @@ from node.config import load_config
 from node.core import Core, Shipment, Taken
 from node.fence import Fence
 from node.home import Home
+from node.intake import id_of
 from node.service import Service
 from node.store import Store
 from protocol import suite
 from protocol.canonical import decode, encode
 from protocol.entry import EntryKind
 from protocol.envelope import Envelope
+from protocol.frames import SHORT_ID, Runs
 from protocol.incident import parse_incident, to_record
+from protocol.receipt import complete
 from protocol.statement import Card, make_card
 
 NOW: Final = 1_790_000_000_000
@@ -225,7 +228,9 @@ class Station:
     def release(self, number: int, *to: Station, carriers: Sequence[Station] = ()) -> bytes:
         """Release incident *number* in one envelope and return the envelope's id."""
         shipment = self.ship(*to, body=record(number), carriers=carriers)
-        return self.core.release(token(number), [shipment])[0]
+        envelope_id = self.core.release(token(number), [shipment])[0]
+        self.core.try_follow()
+        return envelope_id
 
     def renew_card(self, **changes: str) -> None:
         """Make and take a new card that differs in *changes*."""
@@ -385,18 +390,26 @@ def copied(homes: Path, folder: Path, names: Collection[str] = NAMES) -> Iterato
 def pass_on(giver: Station, taker: Station, *, limit: int = 64) -> Taken:
     """Offer what is due, as one frame, and carry the answer back."""
     pairs = giver.core.outbox.due(taker.id, limit=limit, skip=frozenset())
-    giver.core.outbox.offered(taker.id, [envelope_id for envelope_id, _ in pairs])
-    taken = taker.core.take([wire for _, wire in pairs], giver=giver.id)
+    taken = give(giver, taker, *(wire for _, wire in pairs))
     for receipts in taken.receipts:
         giver.core.take_receipts(receipts)
     if taken.refusals:
-        giver.core.outbox.refused(taker.id, taken.refusals)
+        with giver.core.logged():
+            giver.core.outbox.refused(taker.id, taken.refusals)
     return taken
 
 
 def hand(giver: Station, taker: Station, *envelope_ids: bytes) -> Taken:
     """Give the named envelopes of *giver*, in that order, and leave the answer unheard."""
-    return taker.core.take([giver.envelope(key).wire for key in envelope_ids], giver=giver.id)
+    return give(giver, taker, *(giver.envelope(key).wire for key in envelope_ids))
+
+
+def give(giver: Station, taker: Station, *wires: bytes) -> Taken:
+    """Give *wires* as one frame; return the answer as it reads on the link: with whole ids."""
+    taken = taker.core.take(wires, giver=giver.id)
+    known = {envelope_id[:SHORT_ID]: envelope_id for envelope_id in map(id_of, wires)}
+    receipts = (complete(r, known) if isinstance(r, Runs) else r for r in taken.receipts)
+    return replace(taken, receipts=tuple(receipts))
 
 
 def seep(giver: Station, carrier: Station, taker: Station) -> None:
@@ -404,13 +417,32 @@ def seep(giver: Station, carrier: Station, taker: Station) -> None:
     giver.core.outbox.ask_carriers(frozenset({carrier.id}))
     pass_on(giver, carrier)
     pass_on(carrier, taker)
-    for receipts in carrier.core.receipts_for(giver.id, passed=frozenset()):
+    for receipts in carrier.core.receipts.for_author(giver.id, passed=frozenset()):
         giver.core.take_receipts(receipts)
         pairs = [(item.envelope_id, receipts.recipient) for item in receipts.items]
         carrier.core.receipts_settled(giver.id, pairs)
 
 
 # --- faults ----------------------------------------------------------------------------------
+class UndoError(Exception):
+    """What was done is to be undone."""
+
+
+def forge(author: Station, *to: Station, numbers: Sequence[int]) -> list[bytes]:
+    """Return envelopes that *author* signs one after the other and then takes back.
+
+    What it releases next stands in the same places: only a dishonest author can do that.
+    """
+    core = author.core
+    cases, core.cases = core.cases, None  # it is not to remember them either
+    wires: list[bytes] = []
+    with suppress(UndoError), core.logged():
+        wires += [author.envelope(author.release(number, *to)).wire for number in numbers]
+        raise UndoError
+    core.cases = cases
+    return wires
+
+
 class CrashError(Exception):
     """The end of the process, as far as the code under test can tell."""
 

@@ -16,11 +16,12 @@ from node.casebook import Casebook
 from node.core import EPOCH_LIFETIME_MS, Core
 from node.log import Act
 from node.outbox import Route
+from node.streams import key_of
 from protocol import envelope, limits, suite
 from protocol.admission import Part
 from protocol.canonical import encode
 from protocol.entry import EntryKind
-from protocol.envelope import VerifiedEnvelope
+from protocol.envelope import VerifiedEnvelope, parse
 from protocol.errors import (
     AudienceError,
     BusyError,
@@ -35,7 +36,8 @@ from protocol.errors import (
     UntrustedKeyError,
     WeakKeyError,
 )
-from protocol.frames import ReceiptItem, Receipts
+from protocol.fork import parse_fork, verify_fork
+from protocol.frames import ReceiptItem, Receipts, Runs
 from protocol.statement import SealKey
 from tests.node.factories import (
     DAY,
@@ -46,6 +48,7 @@ from tests.node.factories import (
     World,
     copied,
     dump,
+    forge,
     full_case_disk,
     full_disk,
     hand,
@@ -304,14 +307,51 @@ def test_only_the_opener_of_an_epoch_has_slots_and_its_continuation_opens_everyw
         assert peer.shows() == {incident_id(1), incident_id(2)}
 
 
-def test_a_restarted_author_continues_the_epoch_through_its_own_slot(world: World) -> None:
-    alder, birch = world["alder"], world["birch"]
-    first = alder.release(1, birch)
+def test_a_restarted_author_begins_an_incarnation_that_is_linked_to_its_last_head(
+    world: World,
+) -> None:
+    alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
+    first, second = (alder.release(number, birch) for number in (1, 2))
     alder.reopen()
-    second = alder.release(2, birch)
-    assert alder.envelope(second).header.opener == first
+    third = alder.release(3, birch)
+    fourth = alder.release(4, birch)
+    old, new, after = (alder.envelope(key).header for key in (second, third, fourth))
+    assert new.incarnation > old.incarnation
+    assert new.stream != old.stream
+    assert (new.seq, new.prev) == (1, second), "the new stream says where the last one ended"
+    assert (new.epoch, new.opener) == (1, None), "the key of a stream is of that stream alone"
+    assert place(alder, fourth) == (new.stream, 2, third)
+    assert after.opener == third
+    _, seq, prev = place(alder, alder.release(5, cedar))
+    assert (seq, prev) == (1, suite.ZERO), "nothing was ever sent to that audience"
     pass_on(alder, birch)
-    assert birch.shows() == {incident_id(1), incident_id(2)}
+    assert birch.shows() == {incident_id(number) for number in (1, 2, 3, 4)}
+    assert "equivocation" not in birch.notices()
+    assert birch.core.streams.forks(key_of(birch.envelope(third))) == []
+    assert alder.envelope(first).header.prev == suite.ZERO
+
+
+def test_no_incarnation_is_used_twice_whatever_the_clock_or_a_backup_says(
+    world: World, tmp_path: Path
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    alder.close()
+    backup = shutil.copytree(alder.home.path, tmp_path / "backup")
+    alder.open()
+    used = [alder.envelope(alder.release(1, birch)).header]
+    world.clock.advance(-DAY)
+    for number in (2, 3):
+        alder.reopen()
+        used.append(alder.envelope(alder.release(number, birch)).header)
+    assert [header.incarnation - used[0].incarnation for header in used] == [0, 1, 2]
+    world.clock.advance(DAY + MINUTE)
+    alder.close()
+    shutil.rmtree(alder.home.path)
+    shutil.copytree(backup, alder.home.path)
+    alder.open()
+    header = alder.envelope(alder.release(4, birch)).header
+    assert header.incarnation > used[-1].incarnation
+    assert (header.seq, header.stream in {old.stream for old in used}) == (1, False)
 
 
 def test_an_epoch_ends_after_a_week_and_not_before(world: World) -> None:
@@ -429,39 +469,30 @@ def test_a_continuation_offered_before_its_opener_in_one_frame_comes_through(wor
 def test_a_gap_delays_nothing_and_is_filled_later(world: World) -> None:
     alder, birch = world["alder"], world["birch"]
     ids = [alder.release(number, birch) for number in (1, 2, 3, 4)]
-    stream = alder.envelope(ids[0]).header.stream
+    stream = key_of(alder.envelope(ids[0]))
     hand(alder, birch, ids[0], ids[3])
     assert birch.shows() == {incident_id(1), incident_id(4)}
-    state = birch.core.store.stream(alder.id, 1, stream)
+    state = birch.core.streams.state(stream)
     assert state is not None
-    assert (state.contiguous, state.highest, state.head) == (1, 4, ids[0])
+    assert (state.contiguous, state.beyond, state.head) == (1, ((4, 4),), ids[0])
     hand(alder, birch, ids[2])
     hand(alder, birch, ids[1])
-    state = birch.core.store.stream(alder.id, 1, stream)
+    state = birch.core.streams.state(stream)
     assert state is not None
-    assert (state.contiguous, state.highest, state.head) == (4, 4, ids[3])
+    assert (state.contiguous, state.beyond, state.head) == (4, (), ids[3])
     assert not state.forked
     assert len(birch.shows()) == 4
     assert "equivocation" not in birch.notices()
 
 
-class Fork:
-    """The same author twice: it went on from one backup in two ways."""
+class Forked:
+    """One stream that its author goes on with in two ways."""
 
-    def __init__(self, world: World, folder: Path) -> None:
-        alder, birch = world["alder"], world["birch"]
-        self.start = alder.release(1, birch)
-        alder.close()
-        other = shutil.copytree(alder.home.path, folder / "twin" / "alder")
-        alder.open()
-        self.one = [alder.envelope(alder.release(number, birch)).wire for number in (2, 3)]
-        alder.close()
-        twin = Station(type(alder.home)(other), alder.secrets, alder.clock, alder.random)
-        twin.open()
-        self.other = [twin.envelope(twin.release(number, birch)).wire for number in (12, 13)]
-        self.first = twin.envelope(self.start).wire
-        self.author = twin.id
-        twin.close()
+    def __init__(self, alder: Station, birch: Station) -> None:
+        self.first = alder.envelope(alder.release(1, birch)).wire
+        self.one = forge(alder, birch, numbers=(2, 3))
+        self.other = forge(alder, birch, numbers=(12, 13))
+        self.author = alder.id
 
 
 @pytest.mark.parametrize(
@@ -477,10 +508,10 @@ class Fork:
     ids=" ".join,
 )
 def test_a_fork_is_kept_twice_logged_as_equivocation_and_shown(
-    world: World, tmp_path: Path, order: tuple[str, ...]
+    world: World, order: tuple[str, ...]
 ) -> None:
     birch = world["birch"]
-    fork = Fork(world, tmp_path)
+    fork = Forked(world["alder"], birch)
     named = {"first": fork.first, "one0": fork.one[0], "one1": fork.one[1]}
     named |= {"other0": fork.other[0], "other1": fork.other[1]}
     wires = [named[name] for name in order]
@@ -488,27 +519,45 @@ def test_a_fork_is_kept_twice_logged_as_equivocation_and_shown(
     assert all(stored), "each of them is kept"
     assert len(birch.shows()) == len(wires), "each of them is shown"
     assert EntryKind.EQUIVOCATION in birch.kinds()
-    assert "alder" in birch.notices()["equivocation"]
-    birch.reopen()
-    assert "alder" in birch.notices()["equivocation"]
+    key = key_of(parse(fork.first))
+    for _ in range(2):
+        assert "alder" in birch.notices()["equivocation"]
+        state = birch.core.streams.state(key)
+        assert state is not None
+        assert state.forked
+        for proof in birch.core.streams.forks(key):
+            verify_fork(
+                parse_fork(proof), network=birch.core.trust.own.network,
+                card_at=birch.core.trust.card_at,
+            )  # fmt: skip
+        birch.reopen()
     assert birch.core.verify()["envelopes"] == len(wires)
 
 
-def test_an_envelope_of_ours_that_we_lost_is_refused_without_blame(
+def test_an_envelope_of_ours_that_we_lost_comes_back_without_blame_and_is_sent_again(
     world: World, tmp_path: Path
 ) -> None:
-    alder, birch = world["alder"], world["birch"]
+    alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
     alder.close()
     backup = shutil.copytree(alder.home.path, tmp_path / "backup")
     alder.open()
-    wire = alder.envelope(alder.release(1, birch)).wire
+    lost = alder.release(1, birch, cedar)
+    assert hand(alder, birch, lost).stored == (lost,)
     alder.close()
     shutil.rmtree(alder.home.path)
     shutil.copytree(backup, alder.home.path)
     alder.open()
-    taken = alder.core.take([wire], giver=birch.id)
+    taken = hand(birch, alder, lost)
     assert [refusal.code for refusal in taken.refusals] == ["own-envelope"]
-    assert (taken.faults, taken.stored) == (0, ())
+    assert (taken.faults, taken.stored, taken.receipts) == (0, (lost,), ())
+    assert alder.kinds()[-1] is EntryKind.RELEASED
+    assert alder.shows() == {incident_id(1)}
+    assert alder.core.verify()["envelopes"] == 1
+    assert [alder.state(lost, peer) for peer in (birch, cedar)] == ["queued", "queued"]
+    assert pass_on(alder, cedar).stored == (lost,)
+    again = hand(birch, alder, lost)
+    assert [refusal.code for refusal in again.refusals] == ["own-envelope"]
+    assert (again.faults, again.stored) == (0, ())
 
 
 # --- taking ------------------------------------------------------------------------------------
@@ -517,11 +566,15 @@ def test_the_same_envelope_is_stored_once_however_often_it_comes(world: World) -
     key = alder.release(1, birch)
     taken = hand(alder, birch, key, key)
     assert taken.stored == (key,)
-    assert [item.envelope_id for item in taken.receipts[0].items] == [key, key]
+    (both,) = taken.receipts
+    assert isinstance(both, Runs)
+    assert [run.ids for run in both.runs] == [(key,), (key,)]
     size = birch.core.log.size
     again = hand(alder, birch, key)
     assert (again.stored, again.refusals) == ((), ())
-    assert again.receipts[0].items[0].index == taken.receipts[0].items[0].index
+    (one,) = again.receipts
+    assert isinstance(one, Receipts)
+    assert {one.items[0].index} == {run.first for run in both.runs}
     assert birch.core.log.size == size
     alder.core.take_receipts(taken.receipts[0])
     alder.core.take_receipts(again.receipts[0])
@@ -610,7 +663,7 @@ def test_a_node_that_does_not_carry_refuses_to(world: World) -> None:
     before = cedar.dump()
     key = alder.release(1, birch, carriers=[cedar])
     taken = hand(alder, cedar, key)
-    assert [refusal.code for refusal in taken.refusals] == ["wrong-audience"]
+    assert [refusal.code for refusal in taken.refusals] == ["not-carrying"]
     assert cedar.dump() == before
 
 
@@ -628,22 +681,22 @@ def test_a_receipt_is_passed_on_until_its_author_has_settled_it(world: World) ->
     key = alder.release(1, birch, carriers=[cedar])
     alder.core.outbox.ask_carriers(frozenset({cedar.id}))
     pass_on(alder, cedar)
-    assert cedar.core.receipts_for(alder.id, passed=frozenset()) == []
+    assert cedar.core.receipts.for_author(alder.id, passed=frozenset()) == []
     pass_on(cedar, birch)
     pair = (key, birch.id)
-    (receipts,) = cedar.core.receipts_for(alder.id, passed=frozenset())
-    assert cedar.core.receipts_for(alder.id, passed=frozenset({pair})) == [], "once a link"
-    assert cedar.core.receipts_for(birch.id, passed=frozenset()) == [], "it is alder's alone"
+    (receipts,) = cedar.core.receipts.for_author(alder.id, passed=frozenset())
+    assert cedar.core.receipts.for_author(alder.id, passed=frozenset({pair})) == [], "once a link"
+    assert cedar.core.receipts.for_author(birch.id, passed=frozenset()) == [], "it is alder's alone"
     # Said, and the carrier ends before it hears that it was settled.
     alder.core.take_receipts(receipts)
     cedar.reopen(locked=True)
-    (again,) = cedar.core.receipts_for(alder.id, passed=frozenset())
+    (again,) = cedar.core.receipts.for_author(alder.id, passed=frozenset())
     assert alder.core.take_receipts(again) == (key,)
     cedar.core.receipts_settled(birch.id, [pair])
-    assert cedar.core.receipts_for(alder.id, passed=frozenset()), "only its author settles it"
+    assert cedar.core.receipts.for_author(alder.id, passed=frozenset()), "its author settles it"
     cedar.core.receipts_settled(alder.id, [pair])
     cedar.reopen()
-    assert cedar.core.receipts_for(alder.id, passed=frozenset()) == []
+    assert cedar.core.receipts.for_author(alder.id, passed=frozenset()) == []
     assert alder.state(key, birch) == "received"
     assert alder.core.verify()["receipts"] == 2, "of the carrier and of the recipient"
 
@@ -656,11 +709,11 @@ def test_an_author_that_ends_before_it_settles_a_passed_receipt_gets_it_again(
     alder.core.outbox.ask_carriers(frozenset({cedar.id}))
     pass_on(alder, cedar)
     pass_on(cedar, birch)
-    assert cedar.core.receipts_for(alder.id, passed=frozenset())
+    assert cedar.core.receipts.for_author(alder.id, passed=frozenset())
     alder.reopen()
     seep(alder, cedar, birch)
     assert alder.state(key, birch) == "received"
-    assert cedar.core.receipts_for(alder.id, passed=frozenset()) == []
+    assert cedar.core.receipts.for_author(alder.id, passed=frozenset()) == []
 
 
 # --- receipts ----------------------------------------------------------------------------------
@@ -705,6 +758,7 @@ def test_a_forged_receipt_settles_nothing(world: World, how: str, error: type[Pe
     alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
     key = alder.release(1, birch)
     (receipts,) = hand(alder, birch, key).receipts
+    assert isinstance(receipts, Receipts)
     alder.release(2, birch)
     before = alder.dump()
     with pytest.raises(error):

@@ -1,0 +1,139 @@
+"""The one place that touches the node's classes: opens a core and drives its gossip.
+
+Everything here is the code of a real node, except three seams: key chains of peers are shared
+between the nodes of a process, bodies are opened but not read as incidents, and case.db is a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from typing_extensions import override
+
+from keys.identity import Random
+from keys.trust import TrustStore
+from node import journal
+from node.clock import Clock
+from node.core import Core
+from node.gossip import Gossip
+from node.line import Line
+from protocol.entry import EntryKind
+from protocol.errors import PeerError
+from protocol.quota import Quota
+from protocol.statement import Chain
+from tests.sim.disk import Disk, Fuse, MemoryCases
+from tests.sim.genesis import HOME, Identity
+
+_CHAINS: Final[dict[tuple[bytes, ...], Chain]] = {}
+
+
+CAUGHT: Final[list[Exception]] = []
+"""Bugs that a node met on a link and noted, ending the link only."""
+
+
+@contextmanager
+def catching() -> Iterator[None]:
+    """Let ``node.journal.bug`` tell what it was given."""
+    note = journal.bug
+
+    def caught(error: Exception) -> str:
+        CAUGHT.append(error)
+        return note(error)
+
+    journal.bug = caught
+    try:
+        yield
+    finally:
+        journal.bug = note
+        CAUGHT.clear()
+
+
+class SimCore(Core):
+    """A core whose trust may be given, and which keeps bodies instead of incidents."""
+
+    shared_trust: TrustStore | None = None
+    cases: Any
+
+    @override
+    def _load_trust(self) -> TrustStore:
+        return self.shared_trust or super()._load_trust()
+
+    @override
+    def _load_chain(self, node_id: bytes) -> Chain:
+        rows = self.store.rows("SELECT wire FROM statements WHERE node_id = ? ORDER BY n", node_id)
+        key = tuple(row["wire"] for row in rows)
+        if key not in _CHAINS:
+            _CHAINS[key] = super()._load_chain(node_id)
+        return _CHAINS[key]
+
+    @override
+    def follow(self) -> int:
+        if self.vault is None or self.cases is None:
+            return 0
+        cases: MemoryCases = self.cases
+        rows = self.store.rows(
+            "SELECT e.idx, e.kind, v.id FROM entries e LEFT JOIN envelopes v "
+            "ON v.log_index = e.idx WHERE e.idx >= ? ORDER BY e.idx",
+            cases.next_index,
+        )
+        with cases.transaction():
+            for row in rows:
+                if row["kind"] in {EntryKind.RECEIVED, EntryKind.RELEASED}:
+                    cases.keep(row["id"], row["idx"], self._body(row["id"]))
+                cases.advance(row["idx"] + 1)
+        return len(rows)
+
+    def _body(self, envelope_id: bytes) -> bytes | None:
+        try:
+            return self.open(envelope_id)
+        except PeerError:
+            return None
+
+
+def open_core(
+    disk: Disk, identity: Identity, fuse: Fuse, *, random: Random, clock: Clock, carries: bool,
+    trust: TrustStore | None = None, accept: bool = False, locked: bool = False,
+) -> SimCore:  # fmt: skip
+    """Open the databases of *disk*, as a start of the process does.
+
+    Raises:
+        RollbackError: the database is older than what was published.
+    """
+    store, fence = disk.mount(fuse)
+
+    class Opened(SimCore):
+        shared_trust = trust
+
+    core = Opened(
+        home=HOME, store=store, fence=fence, keys=identity.service, clock=clock, random=random,
+        carries=carries, accept=accept,
+    )  # fmt: skip
+    if not locked:
+        unlock(core, identity, disk)
+    return core
+
+
+def unlock(core: SimCore, identity: Identity, disk: Disk) -> None:
+    """Give the core its keys and casebook, and let it catch up."""
+    core.cases, core.vault = disk.cases, identity.vault
+    core.try_follow()
+
+
+class Process:
+    """One run of a node, from its start to its end."""
+
+    def __init__(
+        self, core: SimCore, clock: Clock, random: Random, quota: Quota | None = None
+    ) -> None:
+        """Start the gossip of *core*."""
+        self.core = core
+        self.gossip = Gossip(core, clock=clock, random=random, quota=quota)
+
+    def join(self, certificate: bytes, peer_id: bytes, *, dialer: bool) -> Line | None:
+        """Start a session with whom the pinned *certificate* belongs to, if it may link."""
+        peer = self.core.trust.by_certificate(certificate)
+        if peer is None or peer.node_id != peer_id:
+            return None
+        return self.gossip.join(peer, certificate, dialer=dialer)
