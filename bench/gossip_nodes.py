@@ -268,8 +268,7 @@ class Member:
             (envelope_id,) = self.core.release(token, [shipment])
             self._tell(lambda: self.on_released(envelope_id, begun))
 
-        await self.engine.desk(act)
-        self.engine.poke()
+        await self.engine.together(act)
 
     async def release_many(self, count: int) -> int:
         """Release *count* records in one transaction; return how many fitted."""
