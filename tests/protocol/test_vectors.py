@@ -5,8 +5,9 @@ Each refusal names its stable code, so that neither a code nor the layout of a b
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -16,8 +17,9 @@ from keys import fingerprint, keystore
 from protocol import envelope, errors, incident, limits, suite, vocabulary
 from protocol.admission import Admitted, admit
 from protocol.armor import dearmor
+from protocol.blob import Blob, BlobChunk, ChunkCipher, chunk_hash, grow_tree, verify_chunk
 from protocol.canonical import decode, encode
-from protocol.checkpoint import format_body, verify_mldsa44
+from protocol.checkpoint import Checkpoint, format_body, verify_mldsa44
 from protocol.entry import local_digest, parse_entry
 from protocol.errors import PicketError, TrustConflictError
 from protocol.fork import parse_fork, verify_fork
@@ -27,6 +29,7 @@ from protocol.frames import (
     ReceiptItem,
     Receipts,
     Refusal,
+    Runs,
     Tagger,
     Transcript,
     Want,
@@ -44,7 +47,7 @@ from protocol.frontier import (
     parse_item,
 )
 from protocol.note import parse_note
-from protocol.receipt import verify_receipts
+from protocol.receipt import VerifiedReceipt, complete, single, verify_receipts, verify_runs
 from protocol.session import Close, Lane, Local, Remote, Send, Session
 from protocol.statement import (
     Card,
@@ -57,7 +60,7 @@ from protocol.statement import (
     verify_bundle,
 )
 from tests.factories import card_body
-from tests.vectors import generate
+from tests.vectors import bulk, generate
 
 Json: TypeAlias = dict[str, Any]
 
@@ -323,11 +326,16 @@ def _frame_fields(frame: Frame) -> Json:
             return {**fields_of(key), "ranges": shown(ranges)}
         case WantReceipts(ids):
             return {"ids": shown(ids)}
+        case Runs(recipient, checkpoint, runs):
+            each = [bulk.plain_run(run) for run in runs]
+            return {"recipient": shown(recipient), "checkpoint": shown(checkpoint), "runs": each}
         case _:
             return fields_of(frame)
 
 
 def _name(frame: Frame) -> str:
+    if isinstance(frame, BlobChunk):
+        return "blob"
     return re.sub("(?<!^)([A-Z])", r"_\1", type(frame).__name__).lower()
 
 
@@ -392,15 +400,78 @@ def receipt_verify(scene: Scene) -> Json:
     assert isinstance(frame, Receipts)
     log = _log(scene)
     items = verify_receipts(frame, log=log)
-    checkpoint = items[0].checkpoint
-    time = verify_mldsa44(
-        parse_note(frame.checkpoint), checkpoint, name=log.name, public_key=log.mldsa44
-    )
     return {
-        **fields_of(checkpoint), "recipient": frame.recipient.hex(), "time": time,
-        "text": format_body(checkpoint),
-        "items": [[item.envelope_id.hex(), item.index, int(item.kind)] for item in items],
+        **_checkpoint(items[0].checkpoint, frame.checkpoint, log),
+        "recipient": frame.recipient.hex(), "items": _receipts(items),
     }  # fmt: skip
+
+
+def _checkpoint(checkpoint: Checkpoint, note: bytes, log: NamedKeys) -> Json:
+    time = verify_mldsa44(parse_note(note), checkpoint, name=log.name, public_key=log.mldsa44)
+    return {**fields_of(checkpoint), "time": time, "text": format_body(checkpoint)}
+
+
+def _receipts(items: Sequence[VerifiedReceipt]) -> list[list[object]]:
+    return [[item.envelope_id.hex(), item.index, int(item.kind)] for item in items]
+
+
+def _whole_runs(scene: Scene) -> Runs:
+    frame = decode_frame(scene.data)
+    assert isinstance(frame, Runs)
+    if scene.case["known"] is None:
+        return frame
+    known = [bytes.fromhex(envelope_id) for envelope_id in scene.case["known"]]
+    return complete(frame, {envelope_id[:8]: envelope_id for envelope_id in known})
+
+
+def runs_verify(scene: Scene) -> Json:
+    frame, log = _whole_runs(scene), _log(scene)
+    items = verify_runs(frame, log=log)
+    return {
+        **_checkpoint(items[0].checkpoint, frame.checkpoint, log),
+        "recipient": frame.recipient.hex(), "items": _receipts(items),
+    }  # fmt: skip
+
+
+def runs_single(scene: Scene) -> Json:
+    frame, log = _whole_runs(scene), _log(scene)
+    lone = single(frame, bytes.fromhex(scene.case["envelope_id"]), log=log)
+    assert lone.checkpoint == frame.checkpoint
+    (verified,) = verify_receipts(lone, log=log)
+    (item,) = lone.items
+    assert (item.envelope_id, item.index) == (verified.envelope_id, verified.index)
+    return {**fields_of(item), "recipient": lone.recipient.hex()}
+
+
+def _chunk(scene: Scene) -> BlobChunk:
+    frame = decode_frame(scene.data)
+    assert isinstance(frame, BlobChunk)
+    return frame
+
+
+def blob_seal(scene: Scene) -> Json:
+    cipher = ChunkCipher(scene.given(scene.case["key"]), len(scene.data))
+    chunks = [
+        cipher.seal(i, scene.data[i * limits.BLOB_CHUNK :][: limits.BLOB_CHUNK])
+        for i in range(cipher.count)
+    ]
+    blob_id, _ = grow_tree([chunk_hash(cipher.padded, data) for data in chunks])
+    assert Blob(blob_id, cipher.padded).count == len(chunks)
+    return {"padded": cipher.padded, "count": cipher.count, "blob": blob_id.hex(),
+            "last": chunks[-1].hex()}  # fmt: skip
+
+
+def blob_verify(scene: Scene) -> Json:
+    frame = _chunk(scene)
+    blob = Blob(frame.blob_id, scene.case["padded"])
+    leaf = verify_chunk(blob, frame.index, frame.data, frame.proof)
+    return {"index": frame.index, "leaf": leaf.hex()}
+
+
+def blob_open(scene: Scene) -> Json:
+    frame, case = _chunk(scene), scene.case
+    cipher = ChunkCipher(scene.given(case["key"]), case["size"])
+    return {"plain": cipher.open(frame.index, frame.data).hex()}
 
 
 def entry_parse(scene: Scene) -> Json:
@@ -439,7 +510,8 @@ OPERATIONS: Final[dict[str, Callable[[Scene], Json]]] = {
         canonical_decode, statement_parse, chain_start, chain_extend, bundle_verify, armor_read,
         envelope_parse, envelope_verify, envelope_epoch, envelope_open, envelope_padding,
         envelope_admit, fork_verify, frontier_digest, frontier_compare, frame_decode, frame_tags,
-        link, receipt_verify, entry_parse, entry_local,
+        link, receipt_verify, runs_verify, runs_single, entry_parse, entry_local,
+        blob_seal, blob_verify, blob_open,
         fingerprint_show, fingerprint_read, safety_compare, keystore_open,
     )
 }  # fmt: skip
@@ -470,6 +542,28 @@ def test_a_file_refuses_more_than_it_accepts(name: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_the_code_makes_the_same_vectors_again_but_for_randomised_bytes(name: str) -> None:
     assert generate.differences(name, FILES[name]) == []
+
+
+def test_what_is_added_to_a_file_leaves_the_frozen_bytes_in_it_as_they_are() -> None:
+    whole = generate.read("frames")
+    added = {"hello", "blob 2"}
+    messages = {n: m for n, m in whole["given"]["messages"].items() if n not in added}
+    stored = {**whole, "cases": whole["cases"][3:], "given": {**whole["given"]}}
+    stored["given"] |= {"messages": messages}
+    made = json.loads(json.dumps(generate.FILES["frames"]()))
+    assert made["given"]["messages"]["proof"] != messages["proof"], "ML-DSA is randomised"
+    grown = generate.grown(stored, made)
+    assert grown == whole
+    assert list(grown["given"]["messages"]) == list(whole["given"]["messages"])
+
+
+def test_no_case_is_added_that_is_made_from_other_bytes_than_the_frozen_ones() -> None:
+    stored = generate.read("receipt")
+    made = json.loads(json.dumps(generate.FILES["receipt"]()))
+    assert generate.grown(stored, made) == stored
+    stored["cases"] = [c for c in stored["cases"] if c["name"] != "a hash left out"]
+    with pytest.raises(ValueError, match=r"'a hash left out' is made from 'receipts', .* frozen"):
+        generate.grown(stored, made)
 
 
 def test_a_changed_byte_in_a_stored_vector_is_found() -> None:

@@ -1,6 +1,7 @@
 """Makes the vectors of docs/protocol.md again, from seeds and with the code of this repository.
 
     python -m tests.vectors.generate                    compare with the files; change nothing
+    python -m tests.vectors.generate --add card ...     add what these files lack; change nothing
     python -m tests.vectors.generate --write card ...   write these files anew
 
 Ed25519, digests and encodings are deterministic; ML-DSA signatures, HPKE and the salt of a body are
@@ -16,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -41,6 +43,8 @@ from protocol.frames import (
     Receipts,
     Refusal,
     Refuse,
+    Run,
+    Runs,
     Settled,
     Statements,
     Summary,
@@ -82,17 +86,19 @@ from tests.factories import (
     make_node,
     seed,
 )
+from tests.vectors import bulk
 
 Json: TypeAlias = dict[str, Any]
 
 FOLDER: Final = Path(__file__).parent
 _NETWORK_NAME: Final = "test.example"
 _SAME: Final = 16
+_LONG: Final = 256
 _P: Final = 2**255 - 19
 
 
 # --- inputs and cases ------------------------------------------------------------------------
-def _runs(base: bytes, changed: bytes) -> Iterator[tuple[int, int, bytes]]:
+def _splices(base: bytes, changed: bytes) -> Iterator[tuple[int, int, bytes]]:
     """Yield (offset, bytes dropped, bytes put there) that turn *base* into *changed*."""
     at, done = 0, 0
     while (at, done) != (len(base), len(changed)):
@@ -112,12 +118,28 @@ def _runs(base: bytes, changed: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 def _like(name: str, base: bytes, changed: bytes) -> Json:
     """Return *changed* as the differences from what the file gives under *name*."""
-    splices = [[at, drop, put.hex()] for at, drop, put in _runs(base, changed)]
+    splices = [[at, drop, put.hex()] for at, drop, put in _splices(base, changed)]
     return {"of": name, "splices": splices}
 
 
 def _repeat(*parts: tuple[str, int]) -> Json:
     return {"repeat": [list(part) for part in parts]}
+
+
+def _folded(data: bytes | Json) -> bytes | Json:
+    """Return *data*, where one byte that stands in it very often in a row is written once."""
+    if not isinstance(data, bytes):
+        return data
+    parts: list[tuple[str, int]] = []
+    for byte, group in groupby(data):
+        times = len(list(group))
+        if times >= _LONG:
+            parts.append((f"{byte:02x}", times))
+        elif parts and parts[-1][1] == 1:
+            parts[-1] = (parts[-1][0] + f"{byte:02x}" * times, 1)
+        else:
+            parts.append((f"{byte:02x}" * times, 1))
+    return data if all(times == 1 for _, times in parts) else _repeat(*parts)
 
 
 def _case(name: str, op: str, given: bytes | Json, **rest: object) -> Json:
@@ -1129,6 +1151,7 @@ def _one_of_each() -> dict[str, tuple[Frame, Json]]:
             {"items": [[one.hex(), peer.hex()], [head.hex(), node.hex()]]},
         ),
         **_gossip_of_each(node, peer, one),
+        **bulk.of_each(node, peer, one),
     }  # fmt: skip
 
 
@@ -1236,8 +1259,16 @@ def _payload_cases() -> list[Json]:
     none = _case("an authors frame of nobody", "frame.decode", having("authors", 1, []),
                  expect={"type": "authors", "digests": []})  # fmt: skip
     accepted.append(none)
-    return accepted + [
-        _case(name, "frame.decode", data, code=code) for name, (data, code) in changed.items()
+    late = [
+        *(_case(name, "frame.decode", _folded(data), expect=expect)
+          for name, (data, expect) in bulk.at_the_bounds(frames).items()),
+        *(_case(name, "frame.decode", _folded(data), code=code)
+          for name, (data, code) in bulk.refused(frames).items()),
+    ]  # fmt: skip
+    return [
+        *accepted,
+        *(_case(name, "frame.decode", data, code=code) for name, (data, code) in changed.items()),
+        *late,
     ]
 
 
@@ -1399,7 +1430,12 @@ def _messages(wire: _Wire, settled: bytes) -> dict[str, bytes]:
     bad_ml = encode([2, fields[1], _flip(fields[2], 3)])
     proved, first, second, third = wire.sent(proof, settled, settled, bye)
     echoed = wire.sent(wire.sign("link/dialer", wire.alder), from_dialer=True)[0]
-    summary = encode_frame(_one_of_each()["summary"][0])
+    frames = {name: encode_frame(frame) for name, (frame, _) in _one_of_each().items()}
+    summary, asked = frames["summary"], [frames[name] for name in ("want_blob", "blob", "no_blob")]
+    strange = Run(7, 1, (seed("never", "sent")[:8],), (bytes(48),), ())
+    unsent = encode_frame(Runs(wire.birch.id, b"note", (strange,)))
+    apart = replace(strange, ids=(seed("never", "sent"),))
+    of_third = encode_frame(Runs(seed("third", "node"), b"note", (apart,)))
     return {
         "hello": hello,
         "hello 2": wire.hello(wire.birch, "acceptor", versions=(2, 3)),
@@ -1430,7 +1466,13 @@ def _messages(wire: _Wire, settled: bytes) -> dict[str, bytes]:
         "summary 1": wire.sent(proof, summary)[1],
         "summary instead of proof": wire.sent(summary)[0],
         "summary of 31 bytes": wire.sent(proof, encode([10, bytes(31)]))[1],
-    }
+        **dict(zip(("want_blob 1", "blob 2", "no_blob 3"), wire.sent(proof, *asked)[1:],
+                   strict=True)),
+        "blob instead of proof": wire.sent(frames["blob"])[0],
+        "want_blob of 17 chunks": wire.sent(proof, encode([17, bytes(32), 0, 17]))[1],
+        "runs of a third node": wire.sent(proof, of_third)[1],
+        "runs of what was not sent": wire.sent(proof, unsent)[1],
+    }  # fmt: skip
 
 
 def _link_cases(wire: _Wire) -> list[Json]:
@@ -1442,6 +1484,8 @@ def _link_cases(wire: _Wire) -> list[Json]:
         ("after a summary", [*up, "summary 1"], {"state": "open"}),
         ("after two frames and bye", [*up, "frame 1", "frame 2", "bye 3"],
          {"state": "closed", "bye": "shutdown"}),
+        ("after a want_blob, and a chunk and a no_blob that were not asked for",
+         [*up, "want_blob 1", "blob 2", "no_blob 3"], {"state": "open"}),
     ]  # fmt: skip
     refused = {
         "no version in common": (["hello 2"], "unsupported-version"),
@@ -1474,6 +1518,14 @@ def _link_cases(wire: _Wire) -> list[Json]:
         "a frame of a later version": ([*up, "type 255 tagged"], "bad-frame"),
         "a summary before the proof": (["hello", "summary instead of proof"], "bad-frame"),
         "a malformed frame on an open link": ([*up, "summary of 31 bytes"], "bad-encoding"),
+        "a chunk before the proof": (["hello", "blob instead of proof"], "bad-frame"),
+        "a want_blob of 17 chunks on an open link": (
+            [*up, "want_blob of 17 chunks"], "bad-encoding",
+        ),
+        "receipts in bulk of a third node": ([*up, "runs of a third node"], "bad-receipt"),
+        "receipts in bulk of what was not sent": (
+            [*up, "runs of what was not sent"], "bad-receipt",
+        ),
     }  # fmt: skip
     head = wire.birch.chain.head
     asks = [
@@ -1698,16 +1750,23 @@ class _Leaves:
         return {key: self.tiles[key] for key in keys}
 
 
-class _Register:
-    """A log of seven entries with the receipts of two envelopes."""
+_SEVEN: Final = (
+    EntryKind.LOG_OPENED, EntryKind.RECEIVED, EntryKind.TRUST_CHANGE, EntryKind.RECEIVED,
+    EntryKind.CARRIED, EntryKind.RECEIPT, EntryKind.RELEASED,
+)  # fmt: skip
+_MANY: Final = (
+    EntryKind.LOG_OPENED, *[EntryKind.RECEIVED] * 5, *[EntryKind.CARRIED] * 2,
+    EntryKind.TRUST_CHANGE, *[EntryKind.RECEIVED] * 2,
+)  # fmt: skip
 
-    def __init__(self) -> None:
+
+class _Register:
+    """A small log, and receipts for the envelopes in it."""
+
+    def __init__(self, kinds: Sequence[EntryKind] = _SEVEN) -> None:
         self.node = make_node("birch")
-        self.ids = [seed("envelope", str(number)) for number in range(7)]
-        kinds = [
-            EntryKind.LOG_OPENED, EntryKind.RECEIVED, EntryKind.TRUST_CHANGE, EntryKind.RECEIVED,
-            EntryKind.CARRIED, EntryKind.RECEIPT, EntryKind.RELEASED,
-        ]  # fmt: skip
+        self.kinds = kinds
+        self.ids = [seed("envelope", str(number)) for number in range(len(kinds))]
         self.entries = [
             make_entry(
                 kind, envelope_id, blind=seed("blind", str(number))[:16],
@@ -1736,10 +1795,22 @@ class _Register:
         note = self.note if note is None else note
         return encode_frame(Receipts(self.node.id, note, items))
 
+    def run(self, first: int, last: int) -> Run:
+        """Return the run of entries *first* to *last*, with whole ids."""
+        made = [parse_entry(entry) for entry in self.entries[first : last + 1]]
+        proof = merkle.prove_run(first, last, len(self.entries), self.reader)
+        secrets = tuple(entry.local_digest + entry.blind for entry in made)
+        kind = int(self.kinds[first])
+        return Run(first, kind, tuple(self.ids[first : last + 1]), secrets, proof)
+
+    def bulk(self, *runs: Run, note: bytes | None = None) -> bytes:
+        note = self.note if note is None else note
+        return encode_frame(Runs(self.node.id, note, runs))
+
 
 def receipt_file() -> Json:
     """Return the vectors of sections 13.2 to 13.5."""
-    register = _Register()
+    register, many = _Register(), _Register(_MANY)
     log = register.node.card.log
     other = make_node("alder").card.log
     both = register.frame(register.item(1), register.item(4))
@@ -1747,9 +1818,12 @@ def receipt_file() -> Json:
     single = {"log": "log"}
     return {
         "about": "Receipts of birch for two envelopes: one received, one to carry. The inputs are "
-        "payloads of receipts frames. Other fields as in statement.json.",
+        "payloads of receipts frames. Other fields as in statement.json. `runs.verify` and "
+        "`runs.single` are about a longer log; their inputs are payloads of runs frames.",
         "section": "13",
-        "randomised": ["/given/receipts", "/given/checkpoint", "/cases/*/input/splices"],
+        "randomised": [
+            "/given/receipts", "/given/checkpoint", "/given/runs", "/cases/*/input/splices",
+        ],
         "given": {
             "log": [log.name, log.ed25519.hex(), log.mldsa44.hex()],
             "other_log": [log.name, other.ed25519.hex(), other.mldsa44.hex()],
@@ -1757,6 +1831,7 @@ def receipt_file() -> Json:
             "entries": [entry.hex() for entry in register.entries],
             "checkpoint": register.note.hex(),
             "receipts": both.hex(),
+            "runs": many.bulk(*map(_shortened, _three_runs(many))).hex(),
         },
         "cases": [
             _case("an entry", "entry.parse", register.entries[1],
@@ -1774,6 +1849,7 @@ def receipt_file() -> Json:
                           "items": [[register.ids[1].hex(), 1, 1], [register.ids[4].hex(), 4, 3]]}),
             *_entries_refused(register),
             *_receipts_refused(register, both),
+            *_bulk_accepted(many), *_bulk_unknown(many), *_bulk_refused(many),
         ],
     }  # fmt: skip
 
@@ -1875,6 +1951,254 @@ def _receipts_refused(register: _Register, both: bytes) -> list[Json]:
         *(_case(name, "receipt.verify", _like("receipts", both, data), log="log", code=code)
           for name, (data, code) in changed.items()),
     ]  # fmt: skip
+
+
+# --- receipts in bulk ------------------------------------------------------------------------
+def _three_runs(register: _Register) -> list[Run]:
+    return [register.run(1, 5), register.run(6, 7), register.run(9, 10)]
+
+
+def _shortened(run: Run) -> Run:
+    return replace(run, ids=tuple(each[:8] for each in run.ids))
+
+
+def _bulk_case(
+    register: _Register, name: str, data: bytes, *, op: str = "runs.verify", **rest: object
+) -> Json:
+    base = register.bulk(*map(_shortened, _three_runs(register)))
+    return _case(name, op, _like("runs", base, data), **{"log": "log", "known": [], **rest})
+
+
+def _bulk_accepted(register: _Register) -> list[Json]:
+    runs = _three_runs(register)
+    short, whole = register.bulk(*map(_shortened, runs)), register.bulk(*runs)
+    known = [each.hex() for run in runs for each in run.ids]
+    checkpoint = register.checkpoint
+
+    def expect(*indexes: int) -> Json:
+        items = [[register.ids[n].hex(), n, int(register.kinds[n])] for n in indexes]
+        return {
+            "recipient": register.node.id.hex(), "origin": checkpoint.origin, "size": 11,
+            "root": checkpoint.root.hex(), "text": format_body(checkpoint), "time": NOW // 1_000,
+            "items": items,
+        }  # fmt: skip
+
+    def accepted(name: str, data: bytes, *indexes: int, known: Sequence[str] = ()) -> Json:
+        return _bulk_case(register, name, data, known=list(known), expect=expect(*indexes))
+
+    def single(name: str, data: bytes, n: int, known: Sequence[str] = ()) -> Json:
+        item = register.item(n)
+        found = {
+            "recipient": register.node.id.hex(), "envelope_id": item.envelope_id.hex(),
+            "index": n, "entry": item.entry.hex(), "proof": [hash_.hex() for hash_ in item.proof],
+        }  # fmt: skip
+        return _bulk_case(
+            register, name, data, op="runs.single", known=list(known),
+            envelope_id=item.envelope_id.hex(), expect=found,
+        )  # fmt: skip
+
+    everything = (*range(1, 8), 9, 10)
+    twin = register.ids[3][:8] + bytes(24)
+    return [
+        accepted("receipts in bulk as they are on a link", short, *everything, known=known),
+        accepted("receipts in bulk with whole ids", whole, *everything),
+        accepted("receipts in bulk with whole ids and short ones",
+                 register.bulk(runs[0], _shortened(runs[1])), *range(1, 8), known=known),
+        accepted("runs in any order, some of them twice",
+                 register.bulk(runs[2], runs[0], register.run(2, 4), runs[0]),
+                 9, 10, *range(1, 6), 2, 3, 4, *range(1, 6)),
+        accepted("a run of one envelope", register.bulk(register.run(7, 7)), 7),
+        accepted("a run at the end of the log", register.bulk(register.run(10, 10)), 10),
+        accepted("of two ids that begin alike the one that was sent last", short, *everything,
+                 known=[twin.hex(), *known]),
+        single("the receipt for one envelope in the middle of a run", short, 3, known=known),
+        single("the receipt for the first envelope of a run", whole, 6),
+        single("the receipt for the last envelope of the log", whole, 10),
+    ]  # fmt: skip
+
+
+def _bulk_unknown(register: _Register) -> list[Json]:
+    runs = _three_runs(register)
+    short, whole = register.bulk(*map(_shortened, runs)), register.bulk(*runs)
+    known = [each.hex() for run in runs for each in run.ids]
+    twin = register.ids[3][:8] + bytes(24)
+    moved = replace(runs[0], first=2)
+
+    def refused(
+        name: str, data: bytes, code: str, *, op: str = "runs.verify", **rest: object
+    ) -> Json:
+        return _bulk_case(register, name, data, op=op, code=code, **rest)
+
+    return [
+        refused("receipts in bulk under the keys of another log", whole, "bad-signature",
+                log="other_log"),
+        refused("receipts in bulk of another origin", whole, "bad-signature", log="other_origin"),
+        refused("short ids of which none is known", short, "bad-receipt"),
+        refused("short ids in a frame that was kept", short, "bad-receipt", known=None),
+        refused("short ids of which one is not known", short, "bad-receipt",
+                known=[*known[:-1], twin.hex()]),
+        refused("of two ids that begin alike the one that was sent first", short, "bad-proof",
+                known=[*known, twin.hex()]),
+        refused("the receipt for an envelope that is in no run", whole, "bad-receipt",
+                op="runs.single", envelope_id=register.ids[8].hex()),
+        refused("the receipt for one envelope of a run in another place",
+                register.bulk(moved), "bad-proof", op="runs.single",
+                envelope_id=register.ids[3].hex()),
+    ]  # fmt: skip
+
+
+def _bulk_refused(register: _Register) -> list[Json]:
+    one, carried, last = _three_runs(register)
+    (a, b, *ids), (s, r, *secrets), proof = one.ids, one.secrets, one.proof
+    proofs, receipt = "bad-proof", "bad-receipt"
+    changed: dict[str, tuple[Run, str]] = {
+        "an id changed": (replace(one, ids=(_flip(a, 31), b, *ids)), proofs),
+        "two ids exchanged": (replace(one, ids=(b, a, *ids)), proofs),
+        "two whole envelopes exchanged": (
+            replace(one, ids=(b, a, *ids), secrets=(r, s, *secrets)), proofs,
+        ),
+        "an id twice in a run": (replace(one, ids=(a, a, *ids)), proofs),
+        "a commitment changed": (replace(one, secrets=(_flip(s, 0), r, *secrets)), proofs),
+        "a blind changed": (replace(one, secrets=(_flip(s, 47), r, *secrets)), proofs),
+        "a run one place further": (replace(one, first=2), proofs),
+        "a run one place before": (replace(one, first=0), proofs),
+        "a run that ends beyond the log": (replace(one, first=7), proofs),
+        "a run that begins beyond the log": (replace(one, first=11), proofs),
+        "a run at 2^48": (replace(one, first=2**48), proofs),
+        "a run behind the log with the root for a proof": (
+            replace(one, first=11, proof=(register.checkpoint.root,)), proofs,
+        ),
+        "the last two in the place before them": (replace(last, first=8), proofs),
+        "the first envelope of a run left out": (
+            replace(one, first=2, ids=(b, *ids), secrets=(r, *secrets)), proofs,
+        ),
+        "the last envelope of a run left out": (
+            replace(one, ids=(a, b, *ids[:-1]), secrets=(s, r, *secrets[:-1])), proofs,
+        ),
+        "a carried envelope at the end of received ones": (
+            replace(one, ids=(*one.ids, carried.ids[0]),
+                    secrets=(*one.secrets, carried.secrets[0]),
+                    proof=register.run(1, 6).proof), proofs,
+        ),
+        "received where it was carried": (replace(carried, kind=1), proofs),
+        "carried where it was received": (replace(one, kind=3), proofs),
+        "a hash of a run changed": (replace(one, proof=(_flip(proof[0], 0), *proof[1:])), proofs),
+        "a hash of a run left out": (replace(one, proof=proof[:-1]), proofs),
+        "a hash of a run too many": (replace(one, proof=(*proof, bytes(32))), proofs),
+        "the hashes of a run exchanged": (replace(one, proof=proof[::-1]), proofs),
+        "a run without hashes": (replace(one, proof=()), proofs),
+        "the hashes of another run": (replace(one, proof=carried.proof), proofs),
+        "the audit path for the hashes of a run": (
+            replace(register.run(10, 10), proof=register.item(10).proof), proofs,
+        ),
+        "a run of a trust decision": (register.run(8, 8), receipt),
+        "a run of kind 0": (replace(one, kind=0), receipt),
+        "a run of releases": (replace(one, kind=2), receipt),
+        "a run of receipts": (replace(one, kind=4), receipt),
+        "a run of kind 255": (replace(one, kind=255), receipt),
+    }  # fmt: skip
+    return [
+        *(_bulk_case(register, name, register.bulk(run), code=code)
+          for name, (run, code) in changed.items()),
+        _bulk_case(register, "a good run and a bad one",
+                   register.bulk(one, replace(carried, first=5)), code=proofs),
+        _bulk_case(register, "a bad run and a good one",
+                   register.bulk(replace(carried, kind=2), one), code=receipt),
+        *_bulk_notes_refused(register),
+    ]  # fmt: skip
+
+
+def _bulk_notes_refused(register: _Register) -> list[Json]:
+    run, note = register.run(1, 5), parse_note(register.note)
+    origin, ten = register.checkpoint.origin, merkle.root(10, register.reader)
+    ed25519, mldsa44 = note.signatures
+    larger = replace(register.checkpoint, size=12)
+    notes: dict[str, tuple[bytes, str]] = {
+        "runs under a checkpoint before the last entry": (
+            register.signed(Checkpoint(origin, 10, ten)), "bad-proof",
+        ),
+        "runs under a checkpoint of nothing": (
+            register.signed(Checkpoint(origin, 0, merkle.EMPTY_ROOT)), "bad-proof",
+        ),
+        "runs without the Ed25519 signature": (
+            format_note(replace(note, signatures=(mldsa44,))), "bad-signature",
+        ),
+        "runs without the ML-DSA signature": (
+            format_note(replace(note, signatures=(ed25519,))), "bad-signature",
+        ),
+        "runs under a changed checkpoint": (
+            format_note(replace(note, text=format_body(larger))), "bad-signature",
+        ),
+        "runs under a note without its last newline": (register.note[:-1], "bad-encoding"),
+    }  # fmt: skip
+    # In a tree of 12 the place of entry 10 has another neighbour; that of the others looks alike.
+    end = register.bulk(register.run(9, 10), note=register.signed(larger))
+    return [
+        *(_bulk_case(register, name, register.bulk(run, note=data), code=code)
+          for name, (data, code) in notes.items()),
+        _bulk_case(register, "the end of the log under a checkpoint of a larger size", end,
+                   code="bad-proof"),
+    ]  # fmt: skip
+
+
+# --- attachments -----------------------------------------------------------------------------
+def blob_file() -> Json:
+    """Return the vectors of section 12.10."""
+    large, small = bulk.Sealed(3 * 2**16 + 1_000), bulk.Sealed(900)
+    other = bulk.Sealed(large.size, seed("blob", "other key"))
+    whole: Json = {"of": "chunk", "splices": []}
+    files = {
+        "a file of one byte": 1, "a file of 1024 bytes": 1_024, "a file of 1025 bytes": 1_025,
+        "a file of 65537 bytes": 2**16 + 1, "a file of 197608 bytes": large.size,
+    }  # fmt: skip
+    plain = bulk.file_of(large.size)[3 * 2**16 :]
+    return {
+        "about": "Files that count from 0 to 255 over and over, and their blobs. `chunk` is a "
+        "blob frame with the last of four chunks of the largest, `small` one with all of a file "
+        "of 900 bytes. `padded` is the padded size that the reader knows, `size` that of the file.",
+        "section": "12.10",
+        "randomised": [],
+        "given": {
+            "key": bulk.KEY.hex(), "other_key": other.key.hex(), "chunk": large.last().hex(),
+            "small": small.last().hex(),
+        },
+        "cases": [
+            *(_case(name, "blob.seal", _counted(size), key="key", expect=_sealed(size))
+              for name, size in files.items()),
+            _case("an empty file", "blob.seal", b"", key="key", code="bad-encoding"),
+            _case("the last chunk of four", "blob.verify", whole, padded=large.padded,
+                  expect={"index": 3, "leaf": merkle.leaf_hash(_leaf(large)).hex()}),
+            _case("the only chunk", "blob.verify", {"of": "small", "splices": []}, padded=1_024,
+                  expect={"index": 0, "leaf": small.id.hex()}),
+            _case("the last chunk of four, opened", "blob.open", whole, key="key",
+                  size=large.size, expect={"plain": plain.hex()}),
+            _case("the only chunk, opened", "blob.open", {"of": "small", "splices": []},
+                  key="key", size=900, expect={"plain": bulk.file_of(900).hex()}),
+            *(_case(name, "blob.verify", _like("chunk", large.last(), data), padded=padded,
+                    code=code)
+              for name, (data, padded, code) in bulk.unproven(large, other).items()),
+            *(_case(name, "blob.open", _like("chunk", large.last(), data), key=key, size=size,
+                    code="cannot-open")
+              for name, (data, key, size) in bulk.unopened(large).items()),
+        ],
+    }  # fmt: skip
+
+
+def _counted(size: int) -> Json:
+    rounds, rest = divmod(size, 256)
+    return _repeat((bulk.COUNTING.hex(), rounds), (bulk.COUNTING[:rest].hex(), 1))
+
+
+def _sealed(size: int) -> Json:
+    made = bulk.Sealed(size)
+    return {
+        "padded": made.padded, "count": made.count, "blob": made.id.hex(),
+        "last": made.chunks[-1].hex(),
+    }  # fmt: skip
+
+
+def _leaf(made: bulk.Sealed) -> bytes:
+    return suite.label("blob") + made.padded.to_bytes(8, "big") + made.chunks[-1]
 
 
 # --- what people compare ---------------------------------------------------------------------
@@ -2027,6 +2351,7 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "streams": streams_file,
     "frames": frames_file,
     "receipt": receipt_file,
+    "blob": blob_file,
     "fingerprint": fingerprint_file,
     "keystore": keystore_file,
 }
@@ -2043,6 +2368,35 @@ def render(vectors: Json) -> str:
     head = {key: value for key, value in vectors.items() if key != "cases"}
     cases = ",\n".join(f"    {json.dumps(case, ensure_ascii=True)}" for case in vectors["cases"])
     return json.dumps(head, indent=2)[:-2] + f',\n  "cases": [\n{cases}\n  ]\n}}\n'
+
+
+def grown(stored: Json, made: Json) -> Json:
+    """Return *stored* with what only *made* has.
+
+    Raises:
+        ValueError: a new case changes a given value whose stored bytes are others.
+    """
+    held = {case["name"]: case for case in stored["cases"]}
+    for case in made["cases"]:
+        base = case["input"].get("of") if isinstance(case["input"], dict) else None
+        old, new = stored["given"].get(base), made["given"].get(base)
+        if case["name"] not in held and old not in {None, new}:
+            raise ValueError(f"{case['name']!r} is made from {base!r}, which is frozen")
+    return {
+        **made,
+        "given": _united(stored["given"], made["given"]),
+        "cases": [held.get(case["name"], case) for case in made["cases"]],
+    }
+
+
+def _united(old: Json, new: Json) -> Json:
+    """Return *new*, where what *old* has is as it was."""
+    return {
+        key: _united(old[key], value)
+        if isinstance(value, dict) and isinstance(old.get(key), dict)
+        else old.get(key, value)
+        for key, value in new.items()
+    }
 
 
 def differences(name: str, stored: Json) -> list[str]:
@@ -2075,16 +2429,22 @@ def _fits(path: tuple[str, ...], pattern: list[str]) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compare, or write the files that are named after --write."""
+    """Compare, or write the files that are named after --add or --write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--write", nargs="+", choices=sorted(FILES), metavar="NAME", default=[])
-    write: list[str] = parser.parse_args(arguments).write
+    for option in ("--add", "--write"):
+        parser.add_argument(option, nargs="+", choices=sorted(FILES), metavar="NAME", default=[])
+    options = parser.parse_args(arguments)
+    write: list[str] = options.write
+    for name in options.add:
+        added = grown(read(name), json.loads(json.dumps(FILES[name]())))
+        (FOLDER / f"{name}.json").write_text(render(added), encoding="utf-8")
+        sys.stdout.write(f"{name}.json has {len(added['cases'])} cases now\n")
     for name in write:
         made = FILES[name]()
         (FOLDER / f"{name}.json").write_text(render(made), encoding="utf-8")
         fresh = ", ".join(made["randomised"]) or "nothing"
         sys.stdout.write(f"{name}.json written; differs each time: {fresh}\n")
-    if write:
+    if write or options.add:
         return 0
     found = [f"{name}.json{where}" for name in FILES for where in differences(name, read(name))]
     sys.stdout.write("".join(f"differs: {where}\n" for where in found) or "no differences\n")

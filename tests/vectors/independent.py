@@ -40,8 +40,8 @@ Check: TypeAlias = Callable[[Value], Value]
 
 FOLDER: Final = Path(__file__).parent
 FILES: Final = (
-    "canonical", "statement", "card", "envelope", "streams", "frames", "receipt", "fingerprint",
-    "keystore",
+    "canonical", "statement", "card", "envelope", "streams", "frames", "receipt", "blob",
+    "fingerprint", "keystore",
 )  # fmt: skip
 ZERO: Final = bytes(32)
 P: Final = 2**255 - 19
@@ -834,6 +834,28 @@ def _code(value: Value) -> Value:
     return value
 
 
+def _run(value: Value) -> Value:
+    """A run (13.5)."""
+    need(type(value) is list and len(value) == 5)
+    width = uint(0, 32)(value[2])
+    need(width in {8, 32}, "bad-frame")
+    items = upto(512 * (width + 48))
+    found = row(uint(0, 2**48), uint(0, 255), uint(), items, many(0, 128, bin32))(value)
+    need(len(found[3]) % (width + 48) == 0, "bad-frame")
+    return found
+
+
+def _run_items(run: list[Value]) -> list[bytes]:
+    step = run[2] + 48
+    return [run[3][at : at + step] for at in range(0, len(run[3]), step)]
+
+
+def _runs(value: Value) -> Value:
+    found = many(1, 256, _run)(value)
+    need(sum(len(_run_items(run)) for run in found) <= 512, "over-limit")
+    return found
+
+
 _RECEIPT: Final = row(bin32, uint(0, 2**48), upto(256), many(0, 64, bin32))
 _FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
     1: ("hello", {"versions": many(1, 16, uint(0, 255)), "network": bin32, "node_id": bin32,
@@ -854,6 +876,11 @@ _FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
                   "ranges": _want}),
     14: ("want_receipts", {"ids": many(1, 256, bin32)}),
     15: ("forked", {"proof": upto(3_072)}),
+    16: ("runs", {"recipient": bin32, "checkpoint": upto(65_536), "runs": _runs}),
+    17: ("want_blob", {"blob_id": bin32, "first": uint(0, 16_383), "count": uint(1, 16)}),
+    18: ("blob", {"blob_id": bin32, "index": uint(0, 16_383), "data": upto(65_552),
+                  "proof": many(0, 14, bin32)}),
+    19: ("no_blob", {"blob_id": bin32}),
 }  # fmt: skip
 
 
@@ -908,6 +935,9 @@ class Dialer:
             self._proof(frame)
             return
         need(frame["type"] not in {"hello", "proof"}, "bad-frame")
+        if frame["type"] == "runs":
+            need(frame["recipient"] == self.given["birch"], "bad-receipt")
+            make_whole(frame, [])  # nothing has been sent on this link
         if frame["type"] == "bye":
             self.state, self.bye = "closed", frame["code"]
 
@@ -1042,6 +1072,153 @@ def verify_receipts(frame: Json, log: list[Value]) -> Json:
         check_inclusion(index, checkpoint["size"], leaf, proof, checkpoint["root"])
         items.append([envelope_id, index, entry["kind"]])
     return {**checkpoint, "recipient": frame["recipient"], "items": items}
+
+
+def make_whole(frame: Json, known: list[bytes]) -> Json:
+    """Return a runs frame with whole ids, of those sent on the link (13.5, step 2 for runs)."""
+    begins = {envelope_id[:8]: envelope_id for envelope_id in known}
+    runs = []
+    for run in frame["runs"]:
+        first, kind, width, _, proof = run
+        made = b""
+        for item in _run_items(run):
+            need(width == 32 or item[:8] in begins, "bad-receipt")
+            made += item if width == 32 else begins[item[:8]] + item[8:]
+        runs.append([first, kind, 32, made, proof])
+    return {**frame, "runs": runs}
+
+
+class Walk:
+    """The way through a tree of *size* leaves beside and inside one run of it (13.5)."""
+
+    def __init__(self, first: int, leaves: list[bytes], size: int, proof: list[bytes]) -> None:
+        self.first, self.leaves, self.end = first, leaves, first + len(leaves)
+        need(self.end <= size, "bad-proof")
+        self.left = list(proof)
+        self.met: dict[tuple[int, int], bytes] = {}
+        self.root = self._walk(0, size)
+        need(not self.left, "bad-proof")
+
+    def _walk(self, low: int, high: int) -> bytes:
+        if high <= self.first or self.end <= low:
+            need(self.left, "bad-proof")
+            found = self.left.pop(0)
+        elif high - low == 1:
+            found = self.leaves[low - self.first]
+        else:
+            k = _halfway(low, high)
+            left = self._walk(low, k)
+            found = hashlib.sha256(b"\1" + left + self._walk(k, high)).digest()
+        self.met[low, high] = found
+        return found
+
+    def path(self, index: int, size: int) -> list[bytes]:
+        """Return the audit path of one leaf of the run (RFC 9162 section 2.1.3.1)."""
+        low, high = 0, size
+        found: list[bytes] = []
+        while high - low > 1:
+            k = _halfway(low, high)
+            beside = (k, high) if index < k else (low, k)
+            low, high = (low, k) if index < k else (k, high)
+            found.insert(0, self.met[beside])
+        return found
+
+
+def _halfway(low: int, high: int) -> int:
+    """Return where a subtree of more than one leaf parts."""
+    step = 1
+    while 2 * step < high - low:
+        step *= 2
+    return low + step
+
+
+def verify_runs(frame: Json, log: list[Value]) -> tuple[Json, list[Json]]:
+    """Verify a runs frame with whole ids, steps 3 to 5; also return what each receipt is (13.5)."""
+    checkpoint = read_checkpoint(frame["checkpoint"], log)
+    size, made = checkpoint["size"], []
+    for run in frame["runs"]:
+        first, kind = run[:2]
+        need(kind in {1, 3}, "bad-receipt")
+        need(run[2] == 32, "bad-receipt")
+        items = _run_items(run)
+        entries = [enc([1, kind, item[:32], item[32:64], item[64:]]) for item in items]
+        leaves = [hashlib.sha256(b"\0" + entry).digest() for entry in entries]
+        walk = Walk(first, leaves, size, run[4])
+        need(walk.root == checkpoint["root"], "bad-proof")
+        for index, (item, entry) in enumerate(zip(items, entries, strict=True), first):
+            made.append({
+                "envelope_id": item[:32], "index": index, "kind": kind, "entry": entry,
+                "proof": walk.path(index, size),
+            })  # fmt: skip
+    shown = [[each["envelope_id"], each["index"], each["kind"]] for each in made]
+    return {**checkpoint, "recipient": frame["recipient"], "items": shown}, made
+
+
+# --- 12.10: attachments ----------------------------------------------------------------------
+PART: Final = 65_536
+
+
+def blob_padded(size: int) -> int:
+    """Return the padded size of a file."""
+    need(size >= 1)
+    need(size <= 2**30, "over-limit")
+    return padded_size(size)
+
+
+def blob_count(padded: int) -> int:
+    """Return how many chunks a blob has."""
+    return (padded + PART - 1) // PART
+
+
+def blob_aead(key: bytes, size: int) -> AESGCM:
+    """Return what encrypts the chunks of a file of *size* bytes."""
+    return AESGCM(derive(key, "blob", size.to_bytes(8, "big")))
+
+
+def blob_leaf(padded: int, data: bytes) -> bytes:
+    """Return the leaf hash of a chunk."""
+    head = b"\0" + label("blob") + padded.to_bytes(8, "big")
+    return hashlib.sha256(head + data).digest()
+
+
+def tree_root(leaves: list[bytes]) -> bytes:
+    """Return the root over leaf hashes (RFC 6962 section 2.1)."""
+    if len(leaves) == 1:
+        return leaves[0]
+    k = _halfway(0, len(leaves))
+    return hashlib.sha256(b"\1" + tree_root(leaves[:k]) + tree_root(leaves[k:])).digest()
+
+
+def seal_blob(file: bytes, key: bytes) -> Json:
+    """Return what becomes of a file."""
+    padded, aead = blob_padded(len(file)), blob_aead(key, len(file))
+    whole, chunks = file + bytes(padded - len(file)), []
+    for i in range(blob_count(padded)):
+        part = whole[i * PART : (i + 1) * PART]
+        chunks.append(aead.encrypt(i.to_bytes(12, "big"), part, None))
+    blob = tree_root([blob_leaf(padded, chunk) for chunk in chunks])
+    return {"padded": padded, "count": len(chunks), "blob": blob, "last": chunks[-1]}
+
+
+def verify_blob(frame: Json, padded: int) -> Json:
+    """Make the first two checks of a blob frame."""
+    index, data, count = frame["index"], frame["data"], blob_count(padded)
+    need(index < count)
+    need(len(data) == min(PART, padded - index * PART) + 16)
+    leaf = blob_leaf(padded, data)
+    check_inclusion(index, count, leaf, frame["proof"], frame["blob_id"])
+    return {"index": index, "leaf": leaf}
+
+
+def open_blob(frame: Json, key: bytes, size: int) -> Json:
+    """Make the third check of a blob frame; return the bytes of the file in it."""
+    try:
+        part = blob_aead(key, size).decrypt(frame["index"].to_bytes(12, "big"), frame["data"], None)
+    except InvalidTag:
+        raise Refused("cannot-open") from None
+    end = max(0, size - frame["index"] * PART)
+    need(not any(part[end:]), "cannot-open")
+    return {"plain": part[:end]}
 
 
 # --- 18: the keystore ------------------------------------------------------------------------
@@ -1252,7 +1429,27 @@ def _log(case: Case) -> Json:
     if case.op == "entry.local":
         return {"local": h("log-local", bytes.fromhex(case.case["blind"]), case.data)}
     name, *keys = case.vectors["given"][case.case["log"]]
-    return verify_receipts(read_frame(case.data), [name, *map(bytes.fromhex, keys)])
+    log, frame = [name, *map(bytes.fromhex, keys)], read_frame(case.data)
+    if case.op == "receipt.verify":
+        return verify_receipts(frame, log)
+    if case.case["known"] is not None:
+        known = [bytes.fromhex(envelope_id) for envelope_id in case.case["known"]]
+        frame = make_whole(frame, known)
+    found, made = verify_runs(frame, log)
+    if case.op == "runs.verify":
+        return found
+    named = [m for m in made if m["envelope_id"].hex() == case.case["envelope_id"]]
+    need(named, "bad-receipt")
+    return {**named[0], "recipient": frame["recipient"]}
+
+
+def _blob(case: Case) -> Json:
+    if case.op == "blob.seal":
+        return seal_blob(case.data, case.given(case.case["key"]))
+    frame = read_frame(case.data)
+    if case.op == "blob.verify":
+        return verify_blob(frame, case.case["padded"])
+    return open_blob(frame, case.given(case.case["key"]), case.case["size"])
 
 
 def _people(case: Case) -> Json:
@@ -1276,7 +1473,7 @@ def _keystore(case: Case) -> Json:
 _READERS: Final[dict[str, Callable[[Case], Json]]] = {
     "canonical": _canonical, "statement": _statement, "chain": _statement, "bundle": _bundle,
     "armor": _bundle, "envelope": _envelope, "fork": _fork, "frontier": _frontier,
-    "frame": _frame, "link": _link, "receipt": _log,
+    "frame": _frame, "link": _link, "receipt": _log, "runs": _log, "blob": _blob,
     "entry": _log, "fingerprint": _people, "safety": _people, "keystore": _keystore,
 }  # fmt: skip
 
