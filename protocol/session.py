@@ -241,6 +241,7 @@ class Session:
         self._out: Tagger | None = None
         self._in: Tagger | None = None
         self._in_flight: dict[bytes, tuple[int, int]] = {}  # deadline, size
+        self._asked: set[bytes] = set()  # receipts asked for and not there yet
         self._bytes = 0
         self._known: dict[bytes, bytes] = {}  # ids that a run may name by their first bytes
         self._refused = 0
@@ -317,7 +318,7 @@ class Session:
         for envelope_id, wire in envelopes:
             if envelope_id in self._in_flight:
                 continue
-            if self._known.get(envelope_id[:SHORT_ID], envelope_id) in self._in_flight:
+            if not self._free(envelope_id):
                 continue  # another that begins alike must be answered first: receipts name 8 bytes
             if count <= 0 or size <= 0:
                 break
@@ -333,11 +334,23 @@ class Session:
         if self.phase is not Phase.OPEN:
             return []
         if isinstance(frame, WantReceipts):
+            ids = []
             for envelope_id in frame.envelope_ids:
-                self._remember(envelope_id)
+                if self._free(envelope_id):
+                    self._asked.add(envelope_id)
+                    self._remember(envelope_id)
+                    ids.append(envelope_id)
+            if not ids:
+                return []
+            frame = WantReceipts(tuple(ids))
         # A no_blob must not overtake the chunks that went before it.
         bulk = isinstance(frame, BlobChunk | NoBlob)
         return [self._send(frame, Lane.CATCH_UP if bulk else Lane.CONTROL)]
+
+    def _free(self, envelope_id: bytes) -> bool:
+        """Whether no other one waits for an answer that receipts would name alike."""
+        other = self._known.get(envelope_id[:SHORT_ID], envelope_id)
+        return other == envelope_id or not (other in self._in_flight or other in self._asked)
 
     def _remember(self, envelope_id: bytes) -> None:
         self._known.pop(envelope_id[:SHORT_ID], None)  # so that it counts as the newest
@@ -405,6 +418,7 @@ class Session:
 
     def answered(self, envelope_ids: Sequence[bytes]) -> None:
         """Free the window of envelopes whose receipt was verified and stored."""
+        self._asked.difference_update(envelope_ids)
         for envelope_id in envelope_ids:
             self._bytes -= self._in_flight.pop(envelope_id, (0, 0))[1]
 
