@@ -207,10 +207,12 @@ def _fill_database(home: Home, chain: Chain, keys: ServiceKeys, now: int) -> Non
             )
             # The empty tree is signed first, so that peers can pin the log from its birth.
             log.seal(now)
+            log.keep()
             log.append(
                 [Act(EntryKind.LOG_OPENED, suite.digest("log-opened", card.log.name.encode()))]
             )
             log.seal(now)
+            log.keep()
         fence = Fence(home.fence)
         fence.raise_to(log.size, log.root())
         fence.close()

@@ -30,22 +30,39 @@ class Act:
 
 
 class _Tiles:
-    """Reads tiles from node.db for ``protocol.merkle``."""
+    """Reads tiles from node.db for ``protocol.merkle``; the right edge is kept in memory."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._edge: dict[int, tuple[int, bytes]] = {}  # of each level: tile index, its hashes
 
     def read_tiles(self, keys: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], bytes]:
         """Return the stored bytes of each tile in *keys*."""
-        found = {}
-        for level, index in keys:
-            data = self._store.scalar(
-                "SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index
-            )
-            if data is None:
-                raise LogCorruptionError(f"tile {level}/{index} of the log is missing")
-            found[level, index] = data
-        return found
+        return {(level, index): self._read(level, index) for level, index in keys}
+
+    def _read(self, level: int, index: int) -> bytes:
+        at, data = self._edge.get(level, (-1, b""))
+        if at == index:
+            return data
+        stored: bytes | None = self._store.scalar(
+            "SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index
+        )
+        if stored is None:
+            raise LogCorruptionError(f"tile {level}/{index} of the log is missing")
+        return stored
+
+    def write(self, tiles: Sequence[tuple[int, int, bytes]]) -> None:
+        """Store *tiles*, in the order of their levels and indexes."""
+        self._store.insert_all(
+            "tiles",
+            [{"level": level, "idx": index, "data": data} for level, index, data in tiles],
+            replace=True,
+        )
+        self._edge.update({level: (index, data) for level, index, data in tiles})
+
+    def forget(self) -> None:
+        """Forget what is kept in memory."""
+        self._edge.clear()
 
 
 class _Rebuilt:
@@ -101,12 +118,17 @@ class Log:
         self._tiles = _Tiles(store)
         self._memo: merkle.Memo = {}
         self._size: int | None = None
+        # The newest checkpoint if it may not be stored yet: size, note, when.
+        self._newest: tuple[int, bytes, int] | None = None
+        self._is_stored = False
         self.origin = origin
 
     def forget(self) -> None:
         """Forget all that is not in the database: a transaction was undone."""
         self._memo.clear()
+        self._tiles.forget()
         self._size = None
+        self._is_stored = False
 
     @property
     def size(self) -> int:
@@ -118,6 +140,8 @@ class Log:
     @property
     def signed_size(self) -> int:
         """Number of entries under the newest signed checkpoint."""
+        if self._newest is not None:
+            return self._newest[0]
         return int(self._store.scalar("SELECT coalesce(max(size), 0) FROM checkpoints"))
 
     def append(self, acts: Sequence[Act]) -> range:
@@ -141,18 +165,22 @@ class Log:
             )  # fmt: skip
         if len(self._memo) > _MEMO_MAX:
             self._memo.clear()
-        grown = merkle.append(size=first, new_leaves=leaves, reader=self._tiles, memo=self._memo)
+        try:
+            tiles = merkle.grow(size=first, new_leaves=leaves, reader=self._tiles)
+        except ProofError as error:
+            raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
         self._store.insert_all("entries", rows)
-        self._store.insert_all(
-            "tiles",
-            [{"level": level, "idx": idx, "data": data} for level, idx, data in grown.tiles],
-            replace=True,
-        )
+        self._tiles.write(tiles)
+        self.keep()
         self._size = first + len(acts)
         return range(first, first + len(acts))
 
     def seal(self, now: int) -> Checkpoint:
-        """Sign the present tree head and keep it. Call last inside the transaction that grew it."""
+        """Sign the present tree head, whose entries are stored.
+
+        It is stored with the next entry, or by ``keep``. If a crash comes before, the same head
+        is signed once more; the fence sees to it that it is the same.
+        """
         checkpoint = Checkpoint(self.origin, self.size, self.root())
         note = sign_checkpoint(
             checkpoint,
@@ -160,16 +188,22 @@ class Log:
             mldsa44=self._keys.log_mldsa44,
             now_s=now // 1000,
         )
-        self._store.insert(
-            "checkpoints", {"size": checkpoint.size, "note": note, "at": now}, replace=True
-        )
+        self._newest, self._is_stored = (checkpoint.size, note, now), False
+        return checkpoint
+
+    def keep(self) -> None:
+        """Store the newest checkpoint. Call inside a transaction."""
+        if self._newest is None or self._is_stored:
+            return
+        size, note, at = self._newest
+        self._store.insert("checkpoints", {"size": size, "note": note, "at": at}, replace=True)
         # One takes 4 KiB; old ones are implied by newer ones and live on in the peers' receipts.
         self._store.run(
-            "DELETE FROM checkpoints WHERE size NOT IN "
-            "(SELECT size FROM checkpoints ORDER BY size DESC LIMIT ?)",
+            "DELETE FROM checkpoints WHERE size <= "
+            "(SELECT size FROM checkpoints ORDER BY size DESC LIMIT 1 OFFSET ?)",
             _CHECKPOINTS_KEPT,
         )
-        return checkpoint
+        self._is_stored = True
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the first *size* entries (all by default).
@@ -188,6 +222,8 @@ class Log:
         Raises:
             LogCorruptionError: there is none.
         """
+        if self._newest is not None:
+            return self._newest[:2]
         row = self._store.row("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
         if row is None:
             raise LogCorruptionError("the log has no signed checkpoint")
@@ -251,12 +287,8 @@ class Log:
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
-    def verify(
-        self, progress: Callable[[int], None] | None = None, *, unsigned: bool = False
-    ) -> int:
+    def verify(self, progress: Callable[[int], None] | None = None) -> int:
         """Rebuild the tree from every entry and compare it with every stored checkpoint and tile.
-
-        With *unsigned* the newest entries may not be signed yet.
 
         Returns:
             The number of entries checked.
@@ -267,10 +299,8 @@ class Log:
         checkpoints = self._verified_checkpoints()
         size = self.size
         newest = max(checkpoints, default=-1)
-        if newest > size or (newest < size and not (unsigned and checkpoints)):
-            raise LogCorruptionError(
-                f"{max(checkpoints, default=0)} entries were signed, but there are {size}"
-            )
+        if newest != size:
+            raise LogCorruptionError(f"{max(newest, 0)} entries were signed, but there are {size}")
         checkpoints.pop(0, None)
         tiles = _Rebuilt(self._store)
         count = 0
@@ -318,7 +348,10 @@ class Log:
     def _verified_checkpoints(self) -> dict[int, bytes]:
         keys = self._keys.log_keys(self.origin)
         roots = {}
-        for row in self._store.rows("SELECT size, note FROM checkpoints"):
+        rows = self._store.rows("SELECT size, note FROM checkpoints")
+        if self._newest is not None and not self._is_stored:
+            rows.append({"size": self._newest[0], "note": self._newest[1]})
+        for row in rows:
             try:
                 checkpoint = verify_checkpoint(
                     row["note"], origin=keys.name, ed25519=keys.ed25519, mldsa44=keys.mldsa44

@@ -118,7 +118,9 @@ def _text(value: str) -> str:
 def _array(value: list[object], depth: int) -> list[object]:
     if len(value) > limits.MAX_ARRAY:
         raise LimitError(f"an array has more than {limits.MAX_ARRAY} elements")
-    return [_ordered(item, depth + 1) for item in value]
+    depth += 1
+    # Byte strings, which most of what is encoded consists of, need no second look.
+    return [item if type(item) is bytes else _ordered(item, depth) for item in value]
 
 
 def _map(value: dict[object, object], depth: int) -> dict[str, object]:
@@ -128,4 +130,5 @@ def _map(value: dict[object, object], depth: int) -> dict[str, object]:
         raise DecodeError("a map key is not text")
     # The order of code points is that of UTF-8 bytes.
     keys = sorted(_text(cast("str", key)) for key in value)
-    return {key: _ordered(value[key], depth + 1) for key in keys}
+    depth += 1
+    return {key: _ordered(value[key], depth) for key in keys}

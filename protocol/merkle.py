@@ -213,22 +213,31 @@ def _check_hashes(hashes: Sequence[bytes]) -> None:
 
 
 # --- growing ---------------------------------------------------------------------------------
-def append(
-    *, size: int, new_leaves: Sequence[bytes], reader: TileReader, memo: Memo | None = None
-) -> Appended:
-    """Append leaf hashes to a tree of *size* leaves.
+def append(*, size: int, new_leaves: Sequence[bytes], reader: TileReader) -> Appended:
+    """Append leaf hashes to a tree of *size* leaves, and compute its new root.
 
     Only the right edge is read. Of the returned tiles the full ones are final.
+    """
+    tiles = grow(size=size, new_leaves=new_leaves, reader=reader)
+    overlay = _Overlay({(level, index): data for level, index, data in tiles}, reader)
+    total = size + len(new_leaves)
+    return Appended(total, root(total, overlay), tiles)
+
+
+def grow(
+    *, size: int, new_leaves: Sequence[bytes], reader: TileReader
+) -> tuple[tuple[int, int, bytes], ...]:
+    """Return the tiles (level, index, hashes) that appending to a tree of *size* leaves writes.
+
+    Raises:
+        ProofError: a tile at the right edge is too narrow.
     """
     written: dict[tuple[int, int], bytes] = {}
     level, start, fresh = 0, size, list(new_leaves)
     while fresh:
         fresh, start = _append_level(level, start, fresh, written, reader)
         level += 1
-    overlay = _Overlay(written, reader)
-    total = size + len(new_leaves)
-    tiles = tuple((level, index, data) for (level, index), data in sorted(written.items()))
-    return Appended(total, root(total, overlay, memo), tiles)
+    return tuple((level, index, data) for (level, index), data in sorted(written.items()))
 
 
 def _append_level(
@@ -243,6 +252,8 @@ def _append_level(
     edge = b""
     if width := start % TILE_WIDTH:
         edge = reader.read_tiles([(level, first)])[level, first][: width * HASH_SIZE]
+        if len(edge) != width * HASH_SIZE:
+            raise ProofError(f"tile {level}/{first} is narrower than the tree")
     data = edge + b"".join(fresh)
     parents = []
     step = TILE_WIDTH * HASH_SIZE

@@ -27,6 +27,7 @@ COSIGNATURE_ED25519: Final = 0x04
 COSIGNATURE_MLDSA44: Final = 0x06
 KEY_ID_SIZE: Final = 4
 _DASH: Final = "\u2014"
+_CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f]")
 _LINE: Final = re.compile(rf"{_DASH} ([^ ]+) ([A-Za-z0-9+/=]+)")
 
 
@@ -63,7 +64,7 @@ def check_name(name: str) -> str:
     Raises:
         DecodeError: it is empty, or has white space or a plus sign.
     """
-    if not name or "+" in name or any(c.isspace() or not c.isprintable() for c in name):
+    if not name or "+" in name or " " in name or not name.isprintable():
         raise DecodeError("a note key name is empty, or has white space or a plus sign")
     return name
 
@@ -135,7 +136,7 @@ def parse_note(data: bytes) -> Note:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise DecodeError("a note is not UTF-8") from None
-    if any(c < " " and c != "\n" for c in text):
+    if _CONTROL.search(text):
         raise DecodeError("a note has a control character")
     body, found, tail = text.rpartition("\n\n")
     if not found or not body or not tail.endswith("\n"):
