@@ -165,6 +165,11 @@ class Casebook:
                 ) from None
             raise
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open."""
+        return bool(self._connection.in_transaction)
+
     def _rows(self, sql: str, *values: object) -> list[dict[str, Any]]:
         return list(self._database.query(sql, list(values)))
 

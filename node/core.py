@@ -22,7 +22,7 @@ from node.casebook import Casebook
 from node.clock import Clock
 from node.fence import Fence
 from node.home import Home
-from node.intake import KINDS, Intake, envelope_local, envelope_row, id_of
+from node.intake import KINDS, Intake, envelope_local, envelope_row, id_of, read_stored
 from node.log import Act, Log
 from node.outbox import Outbox, Route
 from node.presence import Presence
@@ -32,6 +32,7 @@ from node.streams import Streams
 from protocol import envelope, limits, suite
 from protocol.admission import Admitted, Part
 from protocol.canonical import decode, encode
+from protocol.custody import Stub, check_over, verify_stub
 from protocol.entry import EntryKind, parse_entry
 from protocol.envelope import Audience, Envelope, Epoch, Header, VerifiedEnvelope
 from protocol.errors import (
@@ -44,6 +45,7 @@ from protocol.errors import (
     LockedError,
     LogCorruptionError,
     PeerError,
+    ProofError,
     ReceiptError,
     StoreError,
     UnknownEpochError,
@@ -57,6 +59,10 @@ from protocol.statement import Card, Chain, Statement, parse_statement
 
 EPOCH_LIFETIME_MS: Final = 7 * 86_400_000
 BUSY_RETRY_MS: Final = 30_000
+
+_FOLLOW_PAGE: Final = 64
+"""Entries that are followed in one transaction: live traffic waits for no more."""
+_READ_PAGES: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +156,7 @@ class Core:
         fence.check(self.log.size, self.log.root)
         # A crash may have come between a commit and its signature, or its fence.
         if self.log.signed_size:
-            with suppress(BusyError):  # the disk is full: the next commit signs it
-                self.seal()
+            self.seal()
         signed = self.log.signed_size
         head = (signed, self.log.root(signed))
         if signed and fence.last() != head:
@@ -177,6 +182,9 @@ class Core:
             self.blobs.close()
         self.vault = self.cases = None
         self._epochs.clear()
+        # If it cannot be stored it is signed again at the start.
+        with suppress(BusyError, StoreError), self.store.transaction():
+            self.log.keep()
         self.store.close()
         self._fence.close()
 
@@ -252,13 +260,16 @@ class Core:
                 self.blobs.delete(blob.id)
 
     def opened(self) -> tuple[Vault, Casebook]:
-        """Return the keys and the casebook of an unlocked node.
+        """Return the keys and the casebook of an unlocked node, which shows what was received.
 
         Raises:
             LockedError: it is locked.
         """
         if self.vault is None or self.cases is None:
             raise LockedError("the node is locked", fix="run: picket unlock")
+        if self.pending and not self.store.in_transaction and not self.cases.in_transaction:
+            # Whoever looks sees what has come, but does not wait for a whole catch-up.
+            self.try_follow(pages=_READ_PAGES)
         return self.vault, self.cases
 
     def keys_open(self) -> Vault:
@@ -271,9 +282,10 @@ class Core:
             raise LockedError("the node is locked", fix="run: picket unlock")
         return self.vault
 
-    def follow(self) -> int:
+    def follow(self, *, pages: int | None = None) -> int:
         """Bring case.db up to the log: open what has arrived. Return how many were opened.
 
+        With *pages* it stops after so many transactions, and ``pending`` says that there is more.
         Each step is idempotent; a crash in between repeats it.
         """
         if self.vault is None or self.cases is None:
@@ -283,9 +295,9 @@ class Core:
             first = self.cases.next_index
             rows = self.store.rows(
                 "SELECT e.idx, e.kind, v.* FROM entries e LEFT JOIN envelopes v "
-                "ON v.log_index = e.idx WHERE e.idx >= ? ORDER BY e.idx LIMIT 200",
-                first,
-            )
+                "ON v.log_index = e.idx WHERE e.idx >= ? ORDER BY e.idx LIMIT ?",
+                first, _FOLLOW_PAGE,
+            )  # fmt: skip
             if not rows:
                 return opened
             named: dict[bytes, list[bytes]] = {}
@@ -299,15 +311,20 @@ class Core:
                         for envelope_id, blob_ids in named.items():
                             self.blob_refs.add(envelope_id, blob_ids)
                 self.cases.advance(rows[-1]["idx"] + 1)
+            if len(rows) < _FOLLOW_PAGE:
+                return opened
+            if pages is not None and (pages := pages - 1) <= 0:
+                self.pending = True
+                return opened
 
-    def try_follow(self) -> None:
+    def try_follow(self, *, pages: int | None = None) -> None:
         """Follow as far as case.db can be written; ``behind`` says why it could not.
 
         What arrived is durable in node.db by then, so a full disk only delays reading it.
         """
         self.pending = False
         try:
-            self.follow()
+            self.follow(pages=pages)
         except BusyError as error:
             self.behind = error
         else:
@@ -322,7 +339,7 @@ class Core:
         if row["id"] is None:
             raise LogCorruptionError(f"the envelope of log entry {row['idx']} is missing")
         try:
-            body = decode(self.open(row["id"]), max_bytes=limits.MAX_BODY)
+            body = decode(self._open(envelope.parse(row["wire"])), max_bytes=limits.MAX_BODY)
             from_record(body)
             if not isinstance(body, dict):
                 raise DecodeError("the record is not a map")
@@ -353,8 +370,11 @@ class Core:
         held = self.held(envelope_id)
         if held is None:
             raise AudienceError("the envelope is not held")
+        return self._open(held)
+
+    def _open(self, held: Envelope) -> bytes:
         verified = VerifiedEnvelope(held)
-        epoch = self._epoch(held.header.opener or envelope_id)
+        epoch = self._epoch(held.header.opener or held.id)
         return envelope.open_body(verified, envelope.content_key(verified, epoch))
 
     def _epoch(self, opener: bytes) -> Epoch:
@@ -395,6 +415,7 @@ class Core:
                 yield
                 if seal and self.log.size != before:
                     checkpoint = self.log.seal(self.clock.now())
+                    self.log.keep()
         except BaseException:
             self.intake.forget()
             self.log.forget()
@@ -417,17 +438,16 @@ class Core:
         """Sign the log as far as it has grown, and raise the fence; nothing if it is signed.
 
         Raises:
-            BusyError: the disk is full; nothing was signed.
-            LogCorruptionError: a signature that others may have seen is missing.
+            LogCorruptionError: the signatures that others may have seen are missing.
         """
         signed, last = self.log.signed_size, self._fence.last()
-        if last is not None and signed < last[0]:
-            # Signing anew would cover up whatever was done to the entries below it.
-            raise LogCorruptionError(f"{last[0]} entries were signed; that signature is missing")
+        if not signed and last is not None and last[0]:
+            # The newest may have been lost in a crash, but never all of them.
+            raise LogCorruptionError(f"{last[0]} entries were signed; no signature is stored")
         if signed == self.log.size:
             return
-        with self.store.transaction():
-            checkpoint = self.log.seal(self.clock.now())
+        assert not self.store.in_transaction  # noqa: S101  what is signed must be durable
+        checkpoint = self.log.seal(self.clock.now())
         self._fence.raise_to(checkpoint.size, checkpoint.root)
 
     # --- taking what peers deliver -----------------------------------------------------------
@@ -572,7 +592,9 @@ class Core:
         if self._incarnation is None:
             stored = int.from_bytes(self.store.meta("incarnation") or b"", "big")
             self._incarnation = max(stored + 1, now // 1000)
-        self.store.set_meta("incarnation", self._incarnation.to_bytes(4, "big"))
+        fixed = self._incarnation.to_bytes(4, "big")
+        if self.store.meta("incarnation") != fixed:
+            self.store.set_meta("incarnation", fixed)
         return self._incarnation
 
     def _own_head(self, row: Mapping[str, Any]) -> bytes:
@@ -768,12 +790,8 @@ class Core:
         Raises:
             LogCorruptionError: something does not verify; names what.
         """
-        unsigned = False
-        try:
-            self.seal()
-        except BusyError:
-            unsigned = True  # the disk is full; what is there can be verified all the same
-        entries = self.log.verify(unsigned=unsigned)
+        self.seal()
+        entries = self.log.verify()
         self._verify_none_missing()
         self._verify_trust()
         envelopes = 0
@@ -858,11 +876,16 @@ class Core:
             raise LogCorruptionError("an envelope went missing while it was verified")
         index = row["log_index"]
         try:
-            held = envelope.parse(row["wire"])
+            held = read_stored(self.store, envelope_id)
+            if held is None:
+                raise LogCorruptionError(f"the bytes of the envelope of log entry {index} are gone")
             card = self.trust.card_at(held.header.author, held.header.card_n)
             if card is None:
                 raise LogCorruptionError(f"the author's card of log entry {index} is missing")
-            envelope.verify(held, network=self.trust.own.network, message_key=card.message)
+            if isinstance(held, Stub):
+                self._verify_let_go(held, card, row)
+            else:
+                envelope.verify(held, network=self.trust.own.network, message_key=card.message)
         except PeerError as error:
             raise LogCorruptionError(
                 f"the envelope of log entry {index} does not verify: {error}"
@@ -877,6 +900,28 @@ class Core:
         expected = envelope_row(held, part, row["giver"], row["arrived"], index)
         if row != expected or local != logged["local"] or KINDS.get(part) != logged["kind"]:
             raise LogCorruptionError(f"the record of the envelope of log entry {index} was changed")
+
+    def _verify_let_go(self, stub: Stub, card: Card, row: Mapping[str, Any]) -> None:
+        """Check that this node carried what it keeps no bytes of, and owes them to nobody.
+
+        Raises:
+            PeerError: it did not, or does.
+        """
+        verify_stub(stub, network=self.trust.own.network, message_key=card.message)
+        known = self.opener(stub.header.opener or stub.id)
+        if row["part"] != Part.CARRIER.value or known is None:
+            raise ProofError("its bytes are gone, and it was not only carried")
+        receipts = self.store.rows(
+            "SELECT recipient FROM receipts WHERE envelope_id = ? AND kind = ?",
+            stub.id, int(EntryKind.RECEIVED),
+        )  # fmt: skip
+        check_over(
+            stub.header,
+            known[1],
+            received=frozenset(receipt["recipient"] for receipt in receipts),
+            arrived=row["arrived"],
+            now=self.clock.now(),
+        )
 
     def _verify_receipt(self, row: Mapping[str, Any]) -> None:
         try:

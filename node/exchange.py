@@ -52,6 +52,8 @@ class Exchange:
         self._core, self._clock, self._random = core, clock, random
         self._links, self._perform, self._metrics = links, perform, counts
         self._news: dict[StreamKey, set[bytes]] = {}
+        # Of which streams something was said or taken since ``pull``; in order, without repeats.
+        self._touched: dict[StreamKey, None] = {}
         self.puller = Puller(
             core.streams.have, allow=self._allowed, author_linked=self._author_is_linked
         )
@@ -150,6 +152,7 @@ class Exchange:
         noted = self.puller.offered(line.peer, key, have, pushes=pushes, now=now)
         if mine is None and not noted:
             return  # one of too many that nobody else has heard of
+        self._touched[key] = None
         line.theirs[key] = have
         if line.opened_at is not None and now - line.opened_at < _MISSED_MS:
             line.missed.setdefault(key, have.highest)
@@ -167,6 +170,7 @@ class Exchange:
         now = self._clock.monotonic()
         for key in keys:
             self.puller.arrived(line.peer, key, now)
+            self._touched[key] = None
             self._compare_heads(key)
             self._news.setdefault(key, set()).add(line.peer)
 
@@ -200,7 +204,17 @@ class Exchange:
                 self._tell_custody(line)
                 if now >= line.summary_at:
                     self._say_summary(line, now)
-        for act in self.puller.due(now):
+        self._touched.clear()
+        self._act(self.puller.due(now))
+
+    def pull(self) -> None:
+        """Ask at once for what peers have just said that they hold, and for what comes next."""
+        touched, self._touched = self._touched, {}
+        if touched:
+            self._act(self.puller.due(self._clock.monotonic(), only=touched))
+
+    def _act(self, acts: Iterable[Ask | Stall]) -> None:
+        for act in acts:
             match act:
                 case Ask():
                     self._ask(act)

@@ -95,11 +95,22 @@ class Gossip:
         random: Random,
         quota: Quota | None = None,
         counts: Metrics | None = None,
+        receipts_wait_ms: int = 0,
     ) -> None:
-        """Begin without links."""
+        """Begin without links.
+
+        Args:
+            core: the node.
+            clock: its clock.
+            random: its source of random bytes.
+            quota: what it takes of each peer.
+            counts: where to count.
+            receipts_wait_ms: how long a receipt may wait for others to go under one signature;
+                whoever gives it calls ``answer`` in time.
+        """
         self.core = core
         self.metrics = counts or Metrics()
-        self.lines: set[Line] = set()
+        self.lines: dict[Line, None] = {}
         self.links: dict[bytes, Line] = {}
         self.trouble: dict[bytes, str] = {}
         self._clock, self._random = clock, random
@@ -109,13 +120,15 @@ class Gossip:
         self._wall_ahead = clock.now() - clock.monotonic()
         self._waits_known = False
         self._busy = False
+        self._receipts_wait_ms = receipts_wait_ms
         self._gathering: list[_Act] = []
         self.exchange = Exchange(
             core,
             clock=clock,
             random=random,
             links=self.links,
-            perform=self._perform,
+            # It speaks to others than who is heard; the fault of one must end its own line.
+            perform=lambda line, effects: self._guarded(line, self._perform, effects),
             counts=self.metrics,
         )
         self.offering = Offering(core, clock=clock, perform=self._perform)
@@ -143,7 +156,7 @@ class Gossip:
             local=local, remote=remote, dialer=dialer, nonce=self._random(32), now=now
         )
         line = Line(peer.node_id, dialer, session, self._meter(peer.node_id, now))
-        self.lines.add(line)
+        self.lines[line] = None
         if line.meter.barred(now):
             self.metrics.add(metrics.BACKOFFS, peer.name)
             self._close(line, BACKOFF)
@@ -164,7 +177,7 @@ class Gossip:
         """Forget *line*, whose connection is gone; *code* says why if the session does not."""
         if line not in self.lines:
             return
-        self.lines.discard(line)
+        del self.lines[line]
         code = line.closed or code
         line.closed = code
         self.attachments.lost(line)
@@ -226,6 +239,7 @@ class Gossip:
             if line.closed is None:
                 self._guarded(line, self._tick_line, now)
         self._settle_gathered()
+        self.answer()
         try:
             self._watch_clock(now)
             self.core.seal()
@@ -235,6 +249,7 @@ class Gossip:
             if now - self._swept_at >= _SWEEP_MS:
                 self._swept_at = now
                 self.metrics.add(metrics.EXPIRED, by=self.core.outbox.expire_forwards())
+                self.core.outbox.custody.let_go()
                 self.core.still_linked(frozenset(self.links))
         except BusyError as error:
             self._note_busy(error)
@@ -251,7 +266,6 @@ class Gossip:
 
     def _tick_line(self, line: Line, now: int) -> None:
         self._perform(line, line.session.tick(now))
-        self._receipt(line)
         self.offering.retry(line)
 
     def pump(self) -> None:
@@ -260,6 +274,7 @@ class Gossip:
         Raises:
             StoreError: the node must stop.
         """
+        self.exchange.pull()
         for line in list(self.links.values()):
             if line.open and self.core.trust.gives_to(line.peer):
                 self._guarded(line, self._offer)
@@ -398,7 +413,8 @@ class Gossip:
         for act, outcome in zip(admitted, outcomes, strict=True):
             self._guarded(act.line, self._answer, act, outcome)
         for line in dict.fromkeys(act.line for act in admitted):
-            self._guarded(line, self._receipt)
+            self._date_answer(line)
+        self.answer()
         return results
 
     def _own(self, act: Callable[[], object]) -> object:
@@ -507,18 +523,45 @@ class Gossip:
             self.exchange.committed(line, taken.streams)
         self._after_forks(line, taken.forks)
 
-    def _receipt(self, line: Line) -> None:
-        """Receipt what was taken: at once, unless it comes in bulk and more of it will."""
-        now = self._clock.monotonic()
-        count = len(line.unanswered)
+    def _date_answer(self, line: Line) -> None:
+        """Say when to receipt what was taken: soon, unless it is much and more of it will come."""
+        now, count = self._clock.monotonic(), len(line.unanswered)
         fresh, line.unanswered_count = count - line.unanswered_count, count
-        if not count:
+        if not fresh:
             return
         if fresh == count:
             line.unanswered_since = now
-        full = count >= limits.MAX_RUN or line.unanswered_bytes >= limits.MAX_UNANSWERED
-        if fresh >= _BULK and not full and now - line.unanswered_since < _HOLD_MS:
-            return
+        line.in_bulk = fresh >= _BULK
+        line.answer_at = line.unanswered_since + (
+            _HOLD_MS if line.in_bulk else self._receipts_wait_ms
+        )
+        if count >= limits.MAX_RUN or line.unanswered_bytes >= limits.MAX_UNANSWERED:
+            line.answer_at = now
+
+    @property
+    def answer_in(self) -> int | None:
+        """In how many ms ``answer`` has something to do; None if nothing waits."""
+        due = [line.answer_at for line in self._unanswered()]
+        return max(0, min(due) - self._clock.monotonic()) if due else None
+
+    def _unanswered(self) -> list[Line]:
+        return [line for line in self.lines if line.unanswered and line.closed is None]
+
+    def answer(self) -> None:
+        """Receipt what was taken and has waited long enough, and with it what else may go.
+
+        Raises:
+            StoreError: the node must stop.
+        """
+        now = self._clock.monotonic()
+        waiting = self._unanswered()
+        if any(line.answer_at <= now for line in waiting):
+            for line in waiting:
+                if line.answer_at <= now or not line.in_bulk:
+                    self._guarded(line, self._receipt)
+
+    def _receipt(self, line: Line) -> None:
+        count = len(line.unanswered)
         answers, line.unanswered = list(dict.fromkeys(line.unanswered)), []
         line.unanswered_count = line.unanswered_bytes = 0
         try:

@@ -19,9 +19,11 @@ from node.store import Store
 from node.streams import Streams, key_of
 from protocol import admission, envelope, limits, suite
 from protocol.admission import Admitted, Known, Part, Screened
+from protocol.custody import Stub, parse_stub
 from protocol.entry import EntryKind
 from protocol.envelope import Audience, Envelope, Header, VerifiedEnvelope
 from protocol.errors import (
+    CustodyFullError,
     EquivocationError,
     ExpiredError,
     NotCarryingError,
@@ -49,7 +51,9 @@ BLAMELESS: Final = (
     UntrustedKeyError,
     OwnEnvelopeError,
     EquivocationError,
+    CustodyFullError,
 )
+_RETRY_MS: Final = {CustodyFullError.code: limits.CUSTODY_RETRY_MS}
 KINDS: Final = {
     Part.AUTHOR: EntryKind.RELEASED,
     Part.RECIPIENT: EntryKind.RECEIVED,
@@ -142,8 +146,7 @@ class Intake:
         """Return header and audience of a held envelope that opens an epoch."""
         found = self._openers.get(envelope_id)
         if found is None:
-            wire = self._store.scalar("SELECT wire FROM envelopes WHERE id = ?", envelope_id)
-            held = None if wire is None else envelope.parse(wire)
+            held = read_stored(self._store, envelope_id)
             if held is None or held.audience is None:
                 return None
             found = self._remember(held.id, held.header, held.audience)
@@ -163,6 +166,7 @@ class Intake:
         self._rows.clear()
         self._openers.clear()
         self._streams.forget()
+        self._outbox.custody.forget()
 
     # --- taking ------------------------------------------------------------------------------
     def take(self, wires: Sequence[bytes], *, giver: bytes) -> Intaken:
@@ -187,6 +191,7 @@ class Intake:
                     known += 1
                     answers.append(self._known(decision.envelope_id))
                     continue
+                self._check_custody(decision, giver)
                 index, found = self.store(decision, giver=giver, now=now)
                 stored.append(decision.verified.id)
                 keys.add(key_of(decision.verified.envelope))
@@ -196,7 +201,7 @@ class Intake:
             except PeerError as error:
                 faults += not isinstance(error, BLAMELESS)
                 bad_signatures += error.code == "bad-signature"
-                refusals.append(Refusal(id_of(wire), error.code, 0))
+                refusals.append(Refusal(id_of(wire), error.code, _RETRY_MS.get(error.code, 0)))
         self.flush()
         return Intaken(
             tuple(answers), tuple(refusals), faults, bad_signatures, tuple(stored), known, skewed,
@@ -249,6 +254,10 @@ class Intake:
         self._rows[held.id] = envelope_row(held, part, giver, now, index)
         if held.audience is not None:
             self._remember(held.id, held.header, held.audience)
+        if part is Part.CARRIER:
+            self._outbox.custody.add(
+                len(held.wire), giver=giver, recipients=self._peers_of(admitted.audience)
+            )
         if part is not Part.RECIPIENT and giver != self._owner.trust.own.node_id:
             self._queue(admitted, index)
         return index, forks
@@ -256,8 +265,24 @@ class Intake:
     def _queue(self, admitted: Admitted, index: int) -> None:
         """Queue what we carry, or what came back to us, for those who should have it."""
         route = Route.FORWARD if admitted.part is Part.CARRIER else Route.DIRECT
-        known = filter(self._owner.trust.accepts_link, admitted.audience.recipient_ids)
+        known = self._peers_of(admitted.audience)
         self._outbox.add(admitted.verified.id, [(peer, route) for peer in known], position=index)
+
+    def _peers_of(self, audience: Audience) -> list[bytes]:
+        return [each for each in audience.recipient_ids if self._owner.trust.accepts_link(each)]
+
+    def _check_custody(self, admitted: Admitted, giver: bytes) -> None:
+        """Check that what we would carry fits.
+
+        Raises:
+            CustodyFullError: it does not; its author keeps it.
+        """
+        if admitted.part is Part.CARRIER:
+            self._outbox.custody.check(
+                len(admitted.verified.envelope.wire),
+                giver=giver,
+                recipients=self._peers_of(admitted.audience),
+            )
 
     def flush(self) -> None:
         """Write what was queued: envelopes, streams, forks and log entries."""
@@ -265,6 +290,7 @@ class Intake:
             self._log.append(self._acts)
         self._store.insert_all("envelopes", list(self._rows.values()))
         self._streams.flush()
+        self._outbox.custody.written()
         self._acts.clear()
         self._rows.clear()
 
@@ -304,8 +330,21 @@ def envelope_local(header: Header, giver: bytes, arrived: int) -> tuple[object, 
     return (header.author, header.incarnation, header.stream, header.seq, giver, arrived)
 
 
+def read_stored(store: Store, envelope_id: bytes) -> Envelope | Stub | None:
+    """Return a stored envelope; its stub if it was carried here and nobody is owed its bytes.
+
+    Raises:
+        PeerError: it was damaged on disk.
+    """
+    wire = store.scalar("SELECT wire FROM envelopes WHERE id = ?", envelope_id)
+    if wire is not None:
+        return envelope.parse(wire)
+    stub = store.stub(envelope_id)
+    return None if stub is None else parse_stub(stub)
+
+
 def envelope_row(
-    held: Envelope, part: Part, giver: bytes, arrived: int, index: int
+    held: Envelope | Stub, part: Part, giver: bytes, arrived: int, index: int
 ) -> dict[str, Any]:
     """Return the row of one envelope."""
     header = held.header

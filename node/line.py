@@ -57,6 +57,8 @@ class Line:
     unanswered_count: int = 0
     unanswered_bytes: int = 0
     unanswered_since: int = 0
+    answer_at: int = 0
+    in_bulk: bool = False
     _lanes: tuple[deque[Send], ...] = field(default_factory=lambda: tuple(deque() for _ in Lane))
     _pushed: int = 0
     _popped: int = 0

@@ -130,13 +130,19 @@ GAPS_OPEN: Final = _gauge("gaps_open", "Streams of which an envelope is known to
 OUTBOX_DEPTH: Final = _gauge("outbox_depth", "Deliveries that wait, by peer.", "peer")
 LOG_SIZE: Final = _gauge("log_size_entries", "Entries of the log.")
 CUSTODY_BYTES: Final = _gauge("custody_bytes", "Bytes of envelopes carried for others.")
+CUSTODY_GIVEN: Final = _gauge(
+    "custody_given_bytes", "Bytes of envelopes carried for others, by who gave them.", "peer"
+)
+CUSTODY_KEPT_OUT: Final = _gauge(
+    "custody_kept_out", "Envelopes lately refused as custody is full, by whose bound.", "peer"
+)
 
 METRICS: Final = (
     FRAMES, FRAME_BYTES, ENVELOPES_LOGGED, ENVELOPES_REFUSED, ENVELOPES_NOT_TAKEN, DUPLICATES,
     EXPIRED, RECEIPTS, RECEIPTS_REFUSED, PULLS, STALLS, LINKS_OPENED, LINKS_CLOSED,
     CONNECTIONS_REFUSED, HANDSHAKE_TIMEOUTS, SLOW_READERS, OVERSIZE, BAD_SIGNATURES, BROKEN_FRAMES,
     BACKOFFS, QUOTA_REFUSALS, CLOCK_SKEWS, DISK_BUSY, FORKS, LINKS_OPEN, GAPS_OPEN, OUTBOX_DEPTH,
-    LOG_SIZE, CUSTODY_BYTES,
+    LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN, CUSTODY_KEPT_OUT,
 )  # fmt: skip
 """Every metric, in the order in which they are told."""
 

@@ -90,10 +90,12 @@ class Offering:
         changes = self._core.outbox.changes
         if line.offered_at == changes:
             return  # nothing was released since all was offered
-        rows = self._core.outbox.after(line.peer, line.live_cursor, limit=envelopes, size=size)
-        if not rows:
+        rows, whole = self._core.outbox.after(
+            line.peer, line.live_cursor, limit=envelopes, size=size
+        )
+        if whole:
             line.offered_at = changes
-        else:
+        if rows:
             line.live_cursor = rows[-1]["position"]
             self._send(line, [r for r in rows if _key(r) not in line.backlog], Lane.LIVE, now)
 
@@ -102,7 +104,9 @@ class Offering:
         envelopes = min(envelopes, most)
         if not envelopes:
             return
-        rows = self._core.outbox.after(line.peer, line.backlog_cursor, limit=envelopes, size=size)
+        rows, _ = self._core.outbox.after(
+            line.peer, line.backlog_cursor, limit=envelopes, size=size
+        )
         if rows:
             line.backlog_cursor = rows[-1]["position"]
             pushed = [row for row in rows if _key(row) not in line.pulled]

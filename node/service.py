@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +23,20 @@ from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core, Shipment
 from node.enclosures import Copies, Enclosures, Fetching
-from node.metrics import CUSTODY_BYTES, GAPS_OPEN, LINKS_OPEN, LOG_SIZE, OUTBOX_DEPTH, Metrics
+from node.metrics import (
+    CUSTODY_BYTES,
+    CUSTODY_GIVEN,
+    CUSTODY_KEPT_OUT,
+    GAPS_OPEN,
+    LINKS_OPEN,
+    LOG_SIZE,
+    OUTBOX_DEPTH,
+    Metrics,
+)
 from protocol import envelope, limits, suite
 from protocol.armor import armor, dearmor
 from protocol.canonical import encode
+from protocol.custody import Bound
 from protocol.delivery_statement import armor_statement
 from protocol.errors import (
     BusyError,
@@ -133,7 +144,7 @@ class Service:
 
     def status(self) -> Row:
         """Return what an officer on duty wants to see first."""
-        cases = self.core.cases
+        cases = self.core.opened()[1] if self.core.vault is not None else None
         return {
             **self.node(),
             "running": self.network.running,
@@ -185,6 +196,7 @@ class Service:
             name = self._name(node_id)
             message = f"{name} sent more than its quota: {count} envelopes were put off"
             yield "over-quota", message, f"it sends them again later; if it goes on, call {name}"
+        yield from self._custody_notices()
         for node_id, left in sorted(self.network.barred().items()):
             name = self._name(node_id)
             message = f"{name} is kept out for {-(-left // 1000)} s: it sent what does not verify"
@@ -202,14 +214,35 @@ class Service:
             if node_id not in linked:
                 yield "peer-trouble", f"{self._name(node_id)}: {text}", ""
 
+    def _custody_notices(self) -> Iterator[tuple[str, str, str]]:
+        custody = self.core.outbox.custody
+        for note in custody.kept_out():
+            name = self._name(note.room.node_id)
+            put_off = f"{note.count} envelopes were put off"
+            fix = f"they wait at their authors; if it goes on, call {name}"
+            if note.room.bound is Bound.GIVER:
+                message = f"{name} gave more to carry than one peer may: {put_off}"
+            else:
+                message = f"no more is carried for {name} until it fetches what waits: {put_off}"
+                most = custody.most_from(note.room.node_id)
+                if most is not None and most != note.room.node_id:
+                    message += f"; most of that is of {self._name(most)}"
+                    fix += f", and {self._name(most)}"
+            yield "custody-full", message, fix
+
     def metrics_text(self) -> bytes:
         """Return all counts and states in the text format of Prometheus."""
-        counts, store = self.network.metrics, self.core.store
+        counts, custody = self.network.metrics, self.core.outbox.custody
         counts.put(LOG_SIZE, value=self.core.log.size)
         counts.put(LINKS_OPEN, value=len(self.network.linked()))
         counts.put(GAPS_OPEN, value=self.core.streams.gaps() + self.network.pulling())
-        carried = "SELECT coalesce(sum(length(wire)), 0) FROM envelopes WHERE part = 'carrier'"
-        counts.put(CUSTODY_BYTES, value=store.scalar(carried))
+        given = custody.given()
+        counts.put(CUSTODY_BYTES, value=sum(given.values()))
+        counts.replace(CUSTODY_GIVEN, {self._name(giver): size for giver, size in given.items()})
+        kept_out: Counter[str] = Counter()
+        for note in custody.kept_out():
+            kept_out[self._name(note.room.node_id)] += note.count
+        counts.replace(CUSTODY_KEPT_OUT, kept_out)
         waiting = {peer.name: self.core.outbox.size(peer.node_id) for peer in self._peers()}
         counts.replace(OUTBOX_DEPTH, waiting)
         return counts.render()

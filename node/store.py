@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import sqlite_utils
 
 from protocol.errors import BusyError, CommitUncertainError, StoreError
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "meta": ({"key": str, "value": bytes}, "key"),
@@ -38,6 +38,8 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         },
         "id",
     ),
+    # Of a carried envelope, once nothing is owed of it and its wire is null.
+    "stubs": ({"envelope_id": bytes, "stub": bytes}, "envelope_id"),
     "streams": (
         {
             "author": bytes, "incarnation": int, "stream": bytes, "contiguous": int,
@@ -96,6 +98,10 @@ _INDEXES: Final = (
     "CREATE UNIQUE INDEX peers_name ON peers(name)",
     "CREATE INDEX envelopes_place ON envelopes(author, incarnation, stream, seq)",
     "CREATE UNIQUE INDEX envelopes_log ON envelopes(log_index)",
+    "CREATE INDEX envelopes_carried ON envelopes(log_index) "
+    "WHERE part = 'carrier' AND wire IS NOT NULL",
+    "CREATE INDEX envelopes_custody ON envelopes(author, incarnation, stream, seq) "
+    "WHERE part = 'carrier' AND wire IS NOT NULL",
     "CREATE INDEX members_stream ON members(author, incarnation, stream)",
     "CREATE INDEX forks_stream ON forks(author, incarnation, stream)",
     "CREATE INDEX outbox_due ON outbox(peer, state, position)",
@@ -111,6 +117,8 @@ _PRAGMAS: Final = (
     "busy_timeout=0",
     "temp_store=MEMORY",
 )
+_WAL_SIZE: Final = 4 * 1024 * 1024
+"""Bytes: SQLite begins the log anew after 1,000 pages."""
 _FULL: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_NOMEM})
 
 
@@ -147,6 +155,7 @@ class Store:
             for pragma in _PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}")
             self._migrate(create=create)
+            self._reserve()
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise self._unusable(error) from None
@@ -182,6 +191,21 @@ class Store:
                 for index in _INDEXES:
                     self._connection.execute(index)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+
+    def _reserve(self) -> None:
+        """Let the write-ahead log have its full length from the start.
+
+        To sync a file that grows, the file system commits its own journal too, which all
+        databases of a disk wait for. Pages that do not fit into the cache are written to the log
+        before the transaction ends; that it is undone leaves them as mere length.
+        """
+        kept = self.scalar("PRAGMA cache_size")
+        self._connection.execute("PRAGMA cache_size = 16")
+        with suppress(sqlite3.OperationalError):  # a full disk: the log grows as it must
+            self._connection.execute("BEGIN IMMEDIATE")
+            self.run("INSERT INTO meta VALUES ('reserve', zeroblob(?))", _WAL_SIZE)
+        self._rollback()
+        self._connection.execute(f"PRAGMA cache_size = {kept:d}")
 
     def close(self) -> None:
         """Close the file; the write-ahead log is folded in."""
@@ -291,8 +315,15 @@ class Store:
         """Return the row of one envelope."""
         return self.row("SELECT * FROM envelopes WHERE id = ?", envelope_id)
 
+    def stub(self, envelope_id: bytes) -> bytes | None:
+        """Return what is left of a carried envelope whose bytes were let go."""
+        left: bytes | None = self.scalar(
+            "SELECT stub FROM stubs WHERE envelope_id = ?", envelope_id
+        )
+        return left
+
     def holds(self, envelope_id: bytes) -> bool:
-        """Whether the envelope is stored."""
+        """Whether the envelope is stored, or was carried here."""
         return bool(self.scalar("SELECT 1 FROM envelopes WHERE id = ?", envelope_id))
 
     def wires(self, envelope_ids: Iterable[bytes]) -> list[tuple[bytes, bytes]]:

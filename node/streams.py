@@ -17,6 +17,7 @@ from node.clock import Clock
 from node.store import Store
 from protocol import envelope, frontier, limits, suite
 from protocol.admission import Part
+from protocol.custody import parse_stub
 from protocol.envelope import Audience, Envelope
 from protocol.errors import EquivocationError, LogCorruptionError, UnplacedError
 from protocol.fork import Fork, SignedHeader, fork_of
@@ -120,13 +121,32 @@ class Streams:
         return [_item(row) for row in rows]
 
     def custody(self, peer: bytes) -> list[Item]:
-        """Return what we carry of the streams that *peer* reads (or wrote)."""
+        """Return what we carry, and have not let go, of the streams that *peer* reads."""
         rows = self._store.rows(
             "SELECT s.* FROM members m JOIN streams s USING (author, incarnation, stream) "
             "WHERE m.node_id = ? AND m.role = 'reader' AND s.part = 'carrier'",
             peer,
         )
-        return [_item(row) for row in rows]
+        kept = ((key, self._kept(key, have)) for key, have in map(_item, rows))
+        return [(key, have) for key, have in kept if have.highest]
+
+    def _kept(self, key: StreamKey, have: Have) -> Have:
+        """Return *have*, all that we ever held of a carried stream, without what was let go."""
+        rows = self._store.rows(
+            "SELECT min(seq) AS first, max(seq) AS last FROM (SELECT seq, "
+            "seq - row_number() OVER (ORDER BY seq) AS range FROM (SELECT DISTINCT seq "
+            "FROM envelopes WHERE part = 'carrier' AND wire IS NOT NULL "
+            "AND author = ? AND incarnation = ? AND stream = ?)) GROUP BY range ORDER BY first",
+            *_place(key),
+        )
+        ranges = tuple((row["first"], row["last"]) for row in rows)
+        if ranges == have.ranges:
+            return have
+        if not ranges or ranges[0][0] > 1:
+            return Have(beyond=ranges, forked=have.forked)
+        contiguous = ranges[0][1]
+        head = self._at(key, contiguous)[0].id[:HEAD_SIZE]
+        return Have(contiguous, head, ranges[1:], have.forked)
 
     def gaps(self) -> int:
         """Return how many streams we hold something of past a gap."""
@@ -151,7 +171,7 @@ class Streams:
             first, last = left.pop(0)
             rows = self._store.rows(
                 "SELECT id, seq, wire FROM envelopes WHERE author = ? AND incarnation = ? "
-                "AND stream = ? AND seq BETWEEN ? AND ? ORDER BY seq LIMIT ?",
+                "AND stream = ? AND seq BETWEEN ? AND ? AND wire IS NOT NULL ORDER BY seq LIMIT ?",
                 *_place(key), first, last, limit := min(envelopes, _PAGE),
             )  # fmt: skip
             # Fewer than were asked for are all that is held.
@@ -271,9 +291,16 @@ class Streams:
         return others
 
     def _fork(self, held: Envelope, other_id: bytes) -> Fork | None:
-        wire = self._store.scalar("SELECT wire FROM envelopes WHERE id = ?", other_id)
-        other = envelope.parse(wire) if wire is not None else self._fresh_by_id(other_id)
-        return fork_of(SignedHeader.of(held), SignedHeader.of(other))
+        return fork_of(SignedHeader.of(held), self._signed(other_id))
+
+    def _signed(self, envelope_id: bytes) -> SignedHeader:
+        wire = self._store.scalar("SELECT wire FROM envelopes WHERE id = ?", envelope_id)
+        if wire is not None:
+            return SignedHeader.of(envelope.parse(wire))
+        stub = self._store.stub(envelope_id)
+        if stub is not None:
+            return parse_stub(stub).signed
+        return SignedHeader.of(self._fresh_by_id(envelope_id))
 
     def _fresh_by_id(self, envelope_id: bytes) -> Envelope:
         for group in self._fresh.values():

@@ -169,6 +169,12 @@ class QuotaError(PeerError):
     code = "quota"
 
 
+class CustodyFullError(PeerError):
+    """A carrier has no room left for a recipient, or for what a peer gives; the author keeps it."""
+
+    code = "custody-full"
+
+
 class VersionError(PeerError):
     """No protocol version in common, or a format version from the future."""
 

@@ -52,6 +52,13 @@ MAX_ENVELOPE: Final = 512 * 1024
 """256 slots (292 KiB), audience (17 KiB), body (72 KiB), header and signature fit."""
 MAX_LIFETIME_MS: Final = 90 * 86_400_000
 """Longest time an envelope may be carried; also how long carriers keep custody."""
+MAX_CUSTODY_RECIPIENT: Final = 64 * 2**20
+"""Bytes that a carrier keeps for one recipient that has not fetched them, whoever gave them: some
+30,000 usual envelopes, or weeks of a busy network while one authority is away."""
+MAX_CUSTODY_GIVER: Final = 2**30
+"""Bytes that a carrier keeps of what one peer gave: 200 peers at their bound still fit one disk."""
+CUSTODY_RETRY_MS: Final = 600_000
+"""When a carrier without room may be asked again: room comes with receipts, not at once."""
 CLOCK_AHEAD_MS: Final = 600_000
 """How far an author's clock may be ahead of ours before its times are called doubtful."""
 MAX_SEQ: Final = 2**53

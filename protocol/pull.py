@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -163,10 +163,12 @@ class Puller:
         if not pull.offers:
             del self._pulls[key]
 
-    def due(self, now: int) -> list[Ask | Stall]:
-        """Return whom to ask for what now, and who has stalled."""
+    def due(self, now: int, *, only: Iterable[StreamKey] | None = None) -> list[Ask | Stall]:
+        """Return whom to ask for what now, and who has stalled; of streams *only*, if given."""
         acts: list[Ask | Stall] = []
-        for key, pull in list(self._pulls.items()):
+        for key in list(self._pulls if only is None else only):
+            if (pull := self._pulls.get(key)) is None:
+                continue
             wanted = self._wanted(key, pull, now)
             goes_on = False
             if pull.source is not None:

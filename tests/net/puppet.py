@@ -172,15 +172,16 @@ class PuppetLink:
     # --- both --------------------------------------------------------------------------------
     def deliver(self, *wires: bytes) -> Receipts | Runs | Refuse:
         """Deliver envelopes in one frame and return the node's answer to it, with whole ids."""
-        before = len(self._answers())
+        before = len(self.answers())
         self.send(Deliver(wires))
-        wait(lambda: len(self._answers()) > before, "an answer to a delivery")
-        answer = self._answers()[before]
+        wait(lambda: len(self.answers()) > before, "an answer to a delivery")
+        answer = self.answers()[before]
         if isinstance(answer, Runs):
             return complete(answer, {key[:SHORT_ID]: key for key in map(id_of, wires)})
         return answer
 
-    def _answers(self) -> list[Receipts | Runs | Refuse]:
+    def answers(self) -> list[Receipts | Runs | Refuse]:
+        """Return what the node answered to deliveries."""
         return [f for f in list(self.frames) if isinstance(f, Receipts | Runs | Refuse)]
 
 

@@ -226,7 +226,7 @@ def test_what_waits_is_offered_in_log_order_in_pages_however_they_are_cut(world:
     position, got = -1, []
     while True:
         limit, size = dice.randint(1, 5), dice.randint(1, 9_000)
-        rows = alder.core.outbox.after(birch.id, position, limit=limit, size=size)
+        rows, _ = alder.core.outbox.after(birch.id, position, limit=limit, size=size)
         if not rows:
             break
         assert len(rows) <= limit
@@ -236,7 +236,7 @@ def test_what_waits_is_offered_in_log_order_in_pages_however_they_are_cut(world:
         got += [row["envelope_id"] for row in rows]
     assert got == sent
     hand_and_settle(alder, birch, *sent[:10])
-    rest = alder.core.outbox.after(birch.id, -1, limit=100, size=10**7)
+    rest, _ = alder.core.outbox.after(birch.id, -1, limit=100, size=10**7)
     assert [row["envelope_id"] for row in rest] == sent[10:]
     for row in rest:
         held = alder.envelope(row["envelope_id"]).header

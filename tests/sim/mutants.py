@@ -40,9 +40,9 @@ def no_retry() -> Iterator[None]:
     """Send everything once: never again on this link, on the next one, or when a pull fails."""
     due = Puller.due
 
-    def once(self: Puller, now: int) -> list[Any]:
+    def once(self: Puller, now: int, *, only: Iterable[StreamKey] | None = None) -> list[Any]:
         asked: set[StreamKey] = self.__dict__.setdefault("asked_once", set())
-        acts = [act for act in due(self, now) if act.key not in asked]
+        acts = [act for act in due(self, now, only=only) if act.key not in asked]
         asked.update(act.key for act in acts)
         return acts
 
@@ -85,6 +85,7 @@ def _logged_late(self: Core) -> Iterator[None]:
         yield
         if self.log.size != before:
             checkpoint = self.log.seal(self.clock.now())
+            self.log.keep()
     if checkpoint is not None:
         self._fence.raise_to(checkpoint.size, checkpoint.root)
 

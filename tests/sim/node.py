@@ -65,6 +65,7 @@ class SimNode:
         self._linked: dict[int, int] = {}
         self._inbox: list[tuple[End, bytes]] = []
         self._waking = False
+        self._answering = False
         self._busy_until = 0
         self._active = 0
         self._dialing: set[int] = set()
@@ -166,6 +167,7 @@ class SimNode:
         self._linked.clear()
         self._dialing.clear()
         self._waking = False
+        self._answering = False
         for end in lines:
             self.world.network.close(end)
         self.world.oracle.ended(self)
@@ -247,8 +249,20 @@ class SimNode:
         if process is None or not self.run("pump", process.gossip.pump):
             return
         self._flush()
+        wait = process.gossip.answer_in
+        if wait is not None and not self._answering:
+            life, self._answering = self._life, True
+            self.world.events.after(max(1, wait * MS), lambda: self._answer(life))
         if self.process is process and process.core.pending:
             self.run("follow", process.core.try_follow)
+
+    def _answer(self, life: int) -> None:
+        process = self.process
+        if process is None or life != self._life:
+            return
+        self._answering = False
+        if self.run("answer", process.gossip.answer):
+            self.pump()
 
     def _flush(self) -> None:
         for end in list(self._lines):

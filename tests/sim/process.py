@@ -28,6 +28,8 @@ from tests.sim.genesis import HOME, Identity
 
 _CHAINS: Final[dict[tuple[bytes, ...], Chain]] = {}
 
+RECEIPTS_WAIT_MS: Final = 20
+
 
 CAUGHT: Final[list[Exception]] = []
 """Bugs that a node met on a link and noted, ending the link only."""
@@ -69,7 +71,7 @@ class SimCore(Core):
         return _CHAINS[key]
 
     @override
-    def follow(self) -> int:
+    def follow(self, *, pages: int | None = None) -> int:
         if self.vault is None or self.cases is None:
             return 0
         cases: MemoryCases = self.cases
@@ -129,7 +131,9 @@ class Process:
     ) -> None:
         """Start the gossip of *core*."""
         self.core = core
-        self.gossip = Gossip(core, clock=clock, random=random, quota=quota)
+        self.gossip = Gossip(
+            core, clock=clock, random=random, quota=quota, receipts_wait_ms=RECEIPTS_WAIT_MS
+        )
 
     def join(self, certificate: bytes, peer_id: bytes, *, dialer: bool) -> Line | None:
         """Start a session with whom the pinned *certificate* belongs to, if it may link."""

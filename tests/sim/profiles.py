@@ -313,6 +313,9 @@ def _restored_home(world: World) -> None:
     victim.put_back(backup, keep_fence=False)
     world.oracle.restored(victim)
     victim.start()
+    if world.rng.random() < 0.5:
+        # Before any peer can tell it what it has forgotten.
+        world.release(victim, chosen[0].to, chosen[0].carriers)
     nemesis.traffic(world, chosen, count=6, first=13 * SECOND, last=20 * SECOND)
     world.run_until(22 * SECOND)
 
