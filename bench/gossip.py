@@ -230,6 +230,7 @@ class Apart:
             delivered += len(found)
             if len(found) == len(others):
                 times.append(1000 * (max(found) - sent["begun"]))
+        self.all("opened")
         return {"ms": times, "expected": rounds * (len(taking) - 1), "delivered": delivered}
 
     def rate(self, seconds: float, window: int, authors: int) -> Answer:
@@ -243,6 +244,7 @@ class Apart:
             own = len(sent[number]) if number < authors else 0
             worker.tell("logged", count=total - own, idle=2.0)
         delivered = sum(worker.hear()["count"] for worker in self.members)
+        opened = max(answer["at"] for answer in self.all("opened"))
         times = [answer["at"] for answer in self.all("times")]
         need = len(self.members) - 1
         complete = [
@@ -255,6 +257,7 @@ class Apart:
         return {
             "seconds": max(complete, default=begun) - begun, "complete": len(complete),
             "expected": total * need, "delivered": delivered, "ms": [],
+            "opened_seconds": opened - begun,
         }  # fmt: skip
 
 
@@ -356,6 +359,7 @@ class Series:
     ms: list[float] = field(default_factory=list)
     one: list[float] = field(default_factory=list)
     all: list[float] = field(default_factory=list)
+    opened: list[float] = field(default_factory=list)
     expected: int = 0
     delivered: int = 0
 
@@ -371,6 +375,7 @@ class Series:
             "about": self.about, "does": self.does,
             "p50_ms": _spread(self.p50), "p99_ms": round(_percentile(self.ms, 99), 2),
             "per_second_one_author": _spread(self.one), "per_second_all": _spread(self.all),
+            "per_second_opened": _spread(self.opened) if self.opened else None,
             "delivered": self.delivered / max(1, self.expected),
         }  # fmt: skip
 
@@ -382,6 +387,8 @@ def _one_round(system: Measured, series: Series, plan: Plan) -> None:
     for authors, rates in ((1, series.one), (plan.nodes, series.all)):
         many = series.count(system.rate(plan.seconds, plan.window, authors))
         rates.append(many["complete"] / many["seconds"] if many["seconds"] > 0 else 0.0)
+        if authors == plan.nodes and "opened_seconds" in many:
+            series.opened.append(many["complete"] / many["opened_seconds"])
 
 
 def live(folder: Path, plan: Plan, baselines: Path | None) -> Answer:
@@ -507,6 +514,7 @@ def catch_up(folder: Path, plan: Plan) -> Answer:
         linked = reader.ask("linked", links=1)["at"]
         logged = reader.ask("logged", count=plan.missing, idle=30.0)
         receipts = author.ask("receipted", count=plan.missing, idle=30.0)
+        opened = reader.ask("opened")["at"]
         last = [worker.ask("usage") for worker in (author, reader)]
         after = _floors(folder, sizes)
     floors = {name: (before[name] + after[name]) / 2 for name in before}
@@ -516,6 +524,7 @@ def catch_up(folder: Path, plan: Plan) -> Answer:
         "total": plan.total, "missing": plan.missing, "history_seconds": round(made, 1),
         "got": logged["count"], "receipts": receipts["count"], "seconds": seconds,
         "seconds_to_all_receipts": receipts["at"] - linked, "floors": floors,
+        "seconds_to_all_opened": opened - linked,
         "ratio": seconds / (floors["verify"] + floors["commit"]),
         "envelope_bytes": sum(sizes), "bytes_down": last[1]["received"],
         "bytes_up": last[1]["sent"], "overhead_down": last[1]["received"] / sum(sizes) - 1,

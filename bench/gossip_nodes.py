@@ -240,6 +240,12 @@ class Member:
             while len(self.engine.linked()) < count:  # noqa: ASYNC110  it has no event
                 await asyncio.sleep(POLL_S)
 
+    async def wait_opened(self) -> None:
+        """Wait until all that was logged is opened into case.db."""
+        async with asyncio.timeout(PATIENCE_S):
+            while self.core.pending:  # noqa: ASYNC110  it has no event
+                await asyncio.sleep(POLL_S)
+
     async def stop(self) -> None:
         """Stop the node and close it."""
         if self._running is not None:
@@ -357,7 +363,12 @@ class Together:
                     await done.wait()
             except TimeoutError:
                 continue
+        await self._opened()
         return flight.result()
+
+    async def _opened(self) -> None:
+        for member in self._members:
+            await member.wait_opened()
 
     async def rate(self, *, seconds: float, window: int, authors: int) -> Answer:
         """Keep *window* records under way for *seconds*, then wait for the rest."""
@@ -365,7 +376,8 @@ class Together:
         await keep_under_way(flight, self._members[:authors], seconds=seconds, window=window)
         while not flight.settled:  # noqa: ASYNC110  it also ends by the clock
             await asyncio.sleep(POLL_S)
-        return {**flight.result(), "ms": []}
+        await self._opened()
+        return {**flight.result(), "ms": [], "opened_seconds": time.monotonic() - flight.begun}
 
     async def stop(self) -> None:
         """Stop all nodes and remove their homes."""
@@ -498,6 +510,11 @@ class Alone:
         while len(self._logged) < count and await self._change(idle):
             pass
         return {"count": len(self._logged), "last": max(self._logged.values(), default=None)}
+
+    async def opened(self) -> Answer:
+        """Wait until all that was logged is opened; return when that was."""
+        await self._member.wait_opened()
+        return {"at": time.monotonic()}
 
     async def times(self) -> Answer:
         """Return when each envelope was logged."""

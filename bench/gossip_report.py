@@ -32,11 +32,20 @@ def _live_lines(found: Answer, *, nodes: int, size: int, window: int) -> list[st
         [
             name, _range(r["p50_ms"], 2), f"{r['p99_ms']:.2f}",
             _range(r["per_second_one_author"], 0), _range(r["per_second_all"], 0),
+            _range(r["per_second_opened"], 0) if r["per_second_opened"] else "",
             f"{r['delivered']:.4f}",
         ]
         for name, r in found["systems"].items()
     ]  # fmt: skip
-    heads = ["", "p50 ms", "p99 ms", "1 author /s", f"{nodes} authors /s", "delivered"]
+    heads = [
+        "",
+        "p50 ms",
+        "p99 ms",
+        "1 author /s",
+        f"{nodes} authors /s",
+        "and opened /s",
+        "delivered",
+    ]
     title = (
         f"LIVE: {nodes} nodes, bodies of {size:,} bytes; until all others have it\n"
         f"median (least..most) of {found['rounds']} rounds; {window} under way in the rates"
@@ -53,10 +62,13 @@ def _live_lines(found: Answer, *, nodes: int, size: int, window: int) -> list[st
     if rows:
         heads = ["", "p50", "rate, 1 author", f"rate, {nodes} authors"]
         lines += _table("RATIO by round; p50: lower is better, rates: higher", heads, rows)
-    own = found["ratios"].get("Picket, one process / js-libp2p gossipsub")
-    if own is not None:
+    for name in "one process", "N processes":
+        own = found["ratios"].get(f"Picket, {name} / js-libp2p gossipsub")
+        if own is None:
+            continue
         lines += [
             "",
+            f"Picket, {name}:",
             _target("p50 at most 0.5 x js gossipsub", own["p50"]["median"], most=0.5),
             _target("rate, 1 author, at least 4 x", own["one_author"]["median"], least=4),
             _target("rate, all authors, at least 4 x", own["all_authors"]["median"], least=4),
@@ -83,7 +95,7 @@ def _catch_up_lines(found: Answer) -> list[str]:
         f"CATCH-UP: {found['missing']:,} of {found['total']:,} envelopes missed",
         f"  logged {found['got']:,} in {found['seconds']:.2f} s from the link on; all "
         f"{found['receipts']:,} receipts at the author after {found['seconds_to_all_receipts']:.2f}"
-        " s",
+        f" s, all opened after {found['seconds_to_all_opened']:.2f} s",
         f"  floors: verify {floors['verify']:.2f} s in one thread "
         f"({floors['verify_two_threads']:.2f} s in two), commit {floors['commit']:.2f} s in "
         f"{floors['frames']:.0f} transactions",

@@ -285,10 +285,11 @@ class Core:
     def follow(self, *, pages: int | None = None) -> int:
         """Bring case.db up to the log: open what has arrived. Return how many were opened.
 
-        With *pages* it stops after so many transactions, and ``pending`` says that there is more.
+        With *pages* it stops after so many transactions; ``pending`` says whether there is more.
         Each step is idempotent; a crash in between repeats it.
         """
         if self.vault is None or self.cases is None:
+            self.pending = False
             return 0
         opened = 0
         while True:
@@ -299,6 +300,7 @@ class Core:
                 first, _FOLLOW_PAGE,
             )  # fmt: skip
             if not rows:
+                self.pending = False
                 return opened
             named: dict[bytes, list[bytes]] = {}
             with self.cases.transaction():
@@ -312,6 +314,7 @@ class Core:
                             self.blob_refs.add(envelope_id, blob_ids)
                 self.cases.advance(rows[-1]["idx"] + 1)
             if len(rows) < _FOLLOW_PAGE:
+                self.pending = False
                 return opened
             if pages is not None and (pages := pages - 1) <= 0:
                 self.pending = True
@@ -322,10 +325,10 @@ class Core:
 
         What arrived is durable in node.db by then, so a full disk only delays reading it.
         """
-        self.pending = False
         try:
             self.follow(pages=pages)
         except BusyError as error:
+            self.pending = False
             self.behind = error
         else:
             self.behind = None

@@ -100,6 +100,7 @@ class _View:
         self.node_id = owner.trust.own.node_id
         self.network = owner.trust.own.network
         self.carries = owner.carries
+        self._absent: set[bytes] = set()
 
     def accepts_author(self, node_id: bytes) -> bool:
         return self._owner.trust.accepts_author(node_id)
@@ -108,7 +109,13 @@ class _View:
         return self._owner.trust.card_at(node_id, n)
 
     def holds(self, envelope_id: bytes) -> bool:
-        return self._intake.holds(envelope_id)
+        # Asked before and after verifying; meanwhile only the batch itself has grown.
+        if envelope_id in self._absent:
+            return self._intake.gathers(envelope_id)
+        held = self._intake.holds(envelope_id)
+        if not held:
+            self._absent.add(envelope_id)
+        return held
 
     def epoch(self, opener: bytes) -> tuple[Header, Audience] | None:
         return self._intake.opener(opener)
@@ -140,7 +147,11 @@ class Intake:
     # --- what is held ------------------------------------------------------------------------
     def holds(self, envelope_id: bytes) -> bool:
         """Whether the envelope is stored, or about to be."""
-        return envelope_id in self._rows or self._store.holds(envelope_id)
+        return self.gathers(envelope_id) or self._store.holds(envelope_id)
+
+    def gathers(self, envelope_id: bytes) -> bool:
+        """Whether the envelope is about to be stored."""
+        return envelope_id in self._rows
 
     def opener(self, envelope_id: bytes) -> tuple[Header, Audience] | None:
         """Return header and audience of a held envelope that opens an epoch."""

@@ -202,10 +202,12 @@ class Streams:
         elif held.opens_epoch:
             self._check_audience(key, audience)
         forks = self._contradictions(key, state, held)
-        if not state.have.holds(seq):
+        if seq == state.contiguous + 1 and not state.beyond:
+            state = StreamState(seq, held.id, (), state.forked, state.part)
+        elif not state.have.holds(seq):
             state = self._grown(key, state, held)
         self._fresh.setdefault((key, seq), []).append(held)
-        self._states[key] = replace(state, forked=state.forked or bool(forks))
+        self._states[key] = replace(state, forked=True) if forks else state
         self._touch(key)
         return forks
 
@@ -235,8 +237,6 @@ class Streams:
 
     def _grown(self, key: StreamKey, state: StreamState, held: Envelope) -> StreamState:
         seq = held.header.seq
-        if seq == state.contiguous + 1 and not state.beyond:
-            return replace(state, contiguous=seq, head=held.id)
         ranges = frontier.add(state.have.ranges, seq)
         contiguous = ranges[0][1] if ranges[0][0] == 1 else 0
         beyond = ranges[1:] if contiguous else ranges

@@ -12,7 +12,7 @@ are always taken over the bytes as received, never over re-encoded ones.
 from __future__ import annotations
 
 import unicodedata
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgpack
 
@@ -71,21 +71,21 @@ def _unique(pairs: list[tuple[object, object]]) -> dict[object, object]:
     return dict(pairs)
 
 
-def _ordered(value: object, depth: int) -> object:
+def _ordered(value: Any, depth: int) -> object:  # noqa: ANN401  whatever is to be encoded
     # Exact types: bool is an int in Python, and a subclass could encode as anything.
     kind = type(value)
-    if value is None or kind is bool or kind is bytes:
+    if kind is bytes or value is None or kind is bool:
         return value
     if kind is int:
-        return _integer(cast("int", value))
+        return _integer(value)
     if kind is str:
-        return _text(cast("str", value))
+        return _text(value)
     if depth >= limits.MAX_DEPTH:
         raise LimitError(f"nested deeper than {limits.MAX_DEPTH}")
     if kind is list or kind is tuple:
-        return _array(cast("list[object]", value), depth)
+        return _array(value, depth)
     if kind is dict:
-        return _map(cast("dict[object, object]", value), depth)
+        return _map(value, depth)
     raise DecodeError(f"a value of type {kind.__name__} has no canonical form")
 
 

@@ -72,6 +72,7 @@ class SimCore(Core):
 
     @override
     def follow(self, *, pages: int | None = None) -> int:
+        self.pending = False
         if self.vault is None or self.cases is None:
             return 0
         cases: MemoryCases = self.cases
