@@ -412,19 +412,16 @@ class Core:
             yield
             return
         before = self.log.size
-        checkpoint = None
         try:
             with self.store.transaction():
                 yield
-                if seal and self.log.size != before:
-                    checkpoint = self.log.seal(self.clock.now())
-                    self.log.keep()
         except BaseException:
             self.intake.forget()
             self.log.forget()
             raise
-        if checkpoint is not None:
-            self._fence.raise_to(checkpoint.size, checkpoint.root)
+        # Only now: a head over entries that are undone must never be signed.
+        if seal and self.log.size != before:
+            self.seal()
 
     @contextmanager
     def part(self) -> Iterator[None]:

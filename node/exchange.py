@@ -115,6 +115,8 @@ class Exchange:
         if digest == self._core.streams.digest(line.peer):
             line.heard = True
             line.in_step_below = self._core.log.size
+            # It holds what it once refused, so nothing is left to wait for but its receipts.
+            self._core.outbox.hasten(line.peer)
         elif now - line.compared_at >= _ANSWER_MS:
             line.compared_at = now
             shared = frontier.author_digests(self._core.streams.shared(line.peer))

@@ -131,6 +131,24 @@ class Outbox:
         with self._store.transaction():
             self._store.run("UPDATE outbox SET next_at = 0 WHERE next_at > 0 AND state = 'queued'")
 
+    def hasten(self, peer: bytes) -> None:
+        """Let what waits for *peer*, which holds all that it should have by now, be due at once.
+
+        Raises:
+            BusyError: the disk is full; it is due when it was.
+        """
+        now = self._clock.now()
+        late = self._store.scalar(
+            "SELECT 1 FROM outbox WHERE peer = ? AND state = 'queued' AND route = 'direct' "
+            "AND next_at > ? LIMIT 1", peer, now
+        )  # fmt: skip
+        if late:
+            with self._store.transaction():
+                self._store.run(
+                    "UPDATE outbox SET next_at = 0 WHERE peer = ? AND state = 'queued' "
+                    "AND route = 'direct' AND next_at > ?", peer, now
+                )  # fmt: skip
+
     def due(
         self, peer: bytes, *, limit: int, skip: frozenset[bytes], below: int | None = None
     ) -> list[tuple[bytes, bytes]]:

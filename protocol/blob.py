@@ -299,8 +299,7 @@ def parse_want_blob(fields: Sequence[Value]) -> WantBlob:
     """Return the frame that *fields* hold.
 
     Raises:
-        DecodeError: a field has the wrong shape.
-        LimitError: it asks for more than one frame may.
+        DecodeError: a field has the wrong shape, or it asks for more than one frame may.
     """
     return WantBlob(
         octets(fields[1], "want_blob.blob_id", size=HASH_SIZE),

@@ -159,8 +159,8 @@ def test_files_copied_in_the_middle_of_a_release_open_as_before_it(
 ) -> None:
     alder, birch = world["alder"], world["birch"]
     alder.release(1, birch)
-    before = alder.dump()
     core = alder.reopen(store=FaultyStore)
+    before = alder.dump()
     store = core.store
     assert isinstance(store, FaultyStore)
     for step in range(1, 8):
@@ -227,6 +227,7 @@ def test_a_fence_that_cannot_be_written_stops_the_node(
 def test_one_token_releases_once(world: World) -> None:
     alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
     alder.release(1, birch)
+    alder.reopen()
     before = alder.dump()
     for to in ([birch], [cedar], [birch, cedar]):
         with pytest.raises(ConflictError):

@@ -245,6 +245,42 @@ def withhold(web: Web, giver: str) -> None:
     web[giver].gossip.offering._serve = lambda line, now: line.wants.clear()  # type: ignore[method-assign]
 
 
+# --- receipts ----------------------------------------------------------------------------------
+def test_receipts_wait_for_others_and_go_under_one_signature(world: World) -> None:
+    alder, birch, cedar, _ = four(world)
+    web = Web(alder, birch, cedar, receipts_wait_ms=20)
+    web.link("alder", "birch", "cedar")
+    web.run(SOON)
+    gossip, signed = web["cedar"].gossip, cedar.core.log.signed_size
+    alder.release(1, cedar)
+    web.pump()
+    web.clock.advance(15)
+    birch.release(2, cedar)
+    web.pump()
+    assert cedar.shows() == ids(1, 2), "only the receipts wait"
+    assert web.frames(Receipts, "cedar") == []
+    assert (gossip.answer_in, cedar.core.log.signed_size) == (5, signed)
+    web.clock.advance(5)
+    gossip.answer()
+    web.pump()
+    (one,), (other,) = (web.frames(Receipts, "cedar", name) for name in ("alder", "birch"))
+    assert one.checkpoint == other.checkpoint
+    assert gossip.answer_in is None
+    check_once(alder, birch, cedar)
+
+
+def test_nobody_waits_for_the_answer_to_a_line_that_has_closed(world: World) -> None:
+    alder, birch, _, _ = four(world)
+    web = Web(alder, birch, receipts_wait_ms=20)
+    web.link("alder", "birch")
+    web.run(SOON)
+    alder.release(1, birch)
+    web.pump()
+    assert web["birch"].gossip.answer_in == 20
+    web["birch"].gossip.end(web.line("birch", "alder"), "shutdown")
+    assert web["birch"].gossip.answer_in is None
+
+
 # --- nobody else -------------------------------------------------------------------------------
 def test_a_node_outside_the_audience_sees_no_trace_of_a_stream(
     world: World, tmp_path: Path

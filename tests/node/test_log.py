@@ -442,3 +442,19 @@ def service_seeds(museum: Museum) -> dict[str, bytes]:
     from tests.node.factories import _bytes_map
 
     return _bytes_map(museum.alder.home.service_key)
+
+
+def test_the_write_ahead_log_has_its_full_length_from_the_start(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "node.db", create=True)) as store:
+        wal = tmp_path / "node.db-wal"
+        before = wal.stat().st_size
+        assert before >= 4 * 1024 * 1024
+        assert (tmp_path / "node.db").stat().st_size < 1024 * 1024
+        assert store.meta("reserve") is None
+        with store.transaction():
+            store.set_meta("network", bytes(32))
+        assert wal.stat().st_size == before
+    again = sqlite3.connect(tmp_path / "node.db")
+    with closing(again):
+        assert again.execute("SELECT key FROM meta").fetchall() == [("network",)]
+        assert again.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

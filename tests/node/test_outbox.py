@@ -304,3 +304,16 @@ def test_settling_many_at_once_is_as_settling_each(world: World, tmp_path: Path)
             twin.core.outbox.settle([key], birch.id, carried=False)
     assert twin.dump()["outbox"] == alder.dump()["outbox"]
     twin.close()
+
+
+def test_what_was_put_off_is_due_at_once_for_a_peer_that_holds_it(world: World) -> None:
+    alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
+    sent = alder.release(1, birch, cedar)
+    outbox = alder.core.outbox
+    for peer in (birch.id, cedar.id):
+        with alder.core.store.transaction():
+            outbox.refused(peer, [Refusal(sent, "busy", 60_000)])
+        assert outbox.due(peer, limit=9, skip=frozenset()) == []
+    outbox.hasten(birch.id)
+    assert [key for key, _ in outbox.due(birch.id, limit=9, skip=frozenset())] == [sent]
+    assert outbox.due(cedar.id, limit=9, skip=frozenset()) == []

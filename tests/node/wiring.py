@@ -46,10 +46,13 @@ class Passed:
 class Party:
     """A station that is up, and its gossip."""
 
-    def __init__(self, station: Station, quota: Quota | None) -> None:
+    def __init__(self, station: Station, quota: Quota | None, receipts_wait_ms: int = 0) -> None:
         """Take up the open *station*."""
         self.station = station
-        self.gossip = Gossip(station.core, clock=station.clock, random=station.random, quota=quota)
+        self.gossip = Gossip(
+            station.core, clock=station.clock, random=station.random, quota=quota,
+            receipts_wait_ms=receipts_wait_ms,
+        )  # fmt: skip
 
     @property
     def core(self) -> Core:
@@ -73,11 +76,15 @@ class Connection:
 class Web:
     """Stations that are up, the links between them, and what passed over these."""
 
-    def __init__(self, *stations: Station, quota: Quota | None = None) -> None:
+    def __init__(
+        self, *stations: Station, quota: Quota | None = None, receipts_wait_ms: int = 0
+    ) -> None:
         """Take up open stations; none is linked yet."""
-        self._quota = quota
+        self._quota, self._receipts_wait_ms = quota, receipts_wait_ms
         self.clock = stations[0].clock
-        self.parties = {station.name: Party(station, quota) for station in stations}
+        self.parties = {
+            station.name: Party(station, quota, receipts_wait_ms) for station in stations
+        }
         self.connections: list[Connection] = []
         self.passed: list[Passed] = []
         self._greeted: set[Line] = set()
@@ -134,7 +141,7 @@ class Web:
     def start(self, station: Station, *, accept: bool = False) -> None:
         """Start a process for a closed *station*."""
         station.open(accept=accept)
-        self.parties[station.name] = Party(station, self._quota)
+        self.parties[station.name] = Party(station, self._quota, self._receipts_wait_ms)
 
     def restart(self, name: str) -> None:
         """End one process and start another."""

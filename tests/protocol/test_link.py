@@ -599,6 +599,22 @@ def test_two_envelopes_that_begin_alike_are_not_on_the_way_together(
     assert len(lanes(left.deliver([(other, b"twin")], NOW, Lane.LIVE))) == 1
 
 
+def test_receipts_are_never_asked_for_under_two_names_that_begin_alike(
+    alder: TestNode, birch: TestNode
+) -> None:
+    left, _ = opened(alder, birch)
+    one, other, third = bytes(32), bytes(31) + b"\1", bytes([1]) * 32
+    left.deliver([(one, b"wire")], NOW, Lane.LIVE)
+    assert left.say(WantReceipts((other,))) == []
+    left.answered([one])
+    (asked,) = left.say(WantReceipts((other, one, third)))
+    assert isinstance(asked, Send)
+    assert decode_frame(asked.payload) == WantReceipts((other, third))
+    assert left.deliver([(one, b"wire")], NOW, Lane.LIVE) == []
+    left.answered([other])
+    assert len(lanes(left.deliver([(one, b"wire")], NOW, Lane.LIVE))) == 1
+
+
 def test_the_ids_that_receipts_may_name_are_those_sent_last(
     alder: TestNode, birch: TestNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -145,9 +145,11 @@ def _home(own: Identity, identities: Sequence[Identity], *, bulk: bool) -> Backu
         store.set_meta("network", NETWORK)
         _store_chain(store, own.chain)
         log.seal(BORN_MS)
+        log.keep()
         opened = suite.digest("log-opened", card.log.name.encode())
         log.append([Act(EntryKind.LOG_OPENED, opened)])
         log.seal(BORN_MS)
+        log.keep()
         if bulk:
             for other in identities:
                 if other is not own:

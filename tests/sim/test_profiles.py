@@ -19,6 +19,9 @@ PINNED: list[tuple[str, int]] = [
     ("mixed", 18),
     ("slow", 1_024),  # an envelope taken twice in one batch was receipted twice in one frame
     ("set-back", 0),  # once refused, an envelope waited for a clock that had been ahead
+    ("mixed", 233),  # a head that was signed in a transaction outlived its undoing
+    ("disk-full", 269),  # a receipt that the disk did not take was asked for only after minutes
+    ("clocks", 306),
 ]
 
 
