@@ -26,7 +26,7 @@ from node.intake import KINDS, Intake, envelope_local, envelope_row, id_of, read
 from node.log import Act, Log
 from node.outbox import Outbox, Route
 from node.presence import Presence
-from node.receipts import ReceiptBook
+from node.receipts import ReceiptBook, verify_stored
 from node.store import Store
 from node.streams import Streams
 from protocol import envelope, limits, suite
@@ -54,7 +54,6 @@ from protocol.errors import (
 from protocol.fork import Fork, parse_fork, verify_fork
 from protocol.frames import Receipts, Refusal, Runs
 from protocol.frontier import StreamKey
-from protocol.receipt import verify_receipts
 from protocol.statement import Card, Chain, Statement, parse_statement
 
 EPOCH_LIFETIME_MS: Final = 7 * 86_400_000
@@ -768,17 +767,25 @@ class Core:
     def contact(self, node_id: bytes) -> None:
         """Note that *node_id* is linked now."""
         now = self.clock.now()
-        with self.store.transaction():
-            self.store.run("UPDATE peers SET last_contact = ? WHERE node_id = ?", now, node_id)
+        self._seen(frozenset({node_id}), now)
         self.presence.note_open(node_id, now)
 
     def left(self, node_id: bytes) -> None:
         """Note that the link with *node_id* is gone."""
-        self.presence.note_close(node_id, self.clock.now())
+        now = self.clock.now()
+        self._seen(frozenset({node_id}), now)
+        self.presence.note_close(node_id, now)
 
     def still_linked(self, peers: frozenset[bytes]) -> None:
         """Note once a minute with whom links are open, so that a kill does not make it unknown."""
-        self.presence.refresh(peers, self.clock.now())
+        now = self.clock.now()
+        self._seen(peers, now)
+        self.presence.refresh(peers, now)
+
+    def _seen(self, peers: frozenset[bytes], now: int) -> None:
+        with self.store.transaction():
+            for node_id in sorted(peers):
+                self.store.run("UPDATE peers SET last_contact = ? WHERE node_id = ?", now, node_id)
 
     # --- verifying ---------------------------------------------------------------------------
     def verify(self) -> dict[str, int]:
@@ -929,7 +936,7 @@ class Core:
             peer = self.trust.peers.get(receipts.recipient)
             if peer is None:
                 raise ReceiptError("it is of a node that is not a peer")
-            (verified,) = verify_receipts(receipts, log=peer.card.log)
+            verified = verify_stored(receipts, peer)
         except (PeerError, ValueError) as error:
             raise LogCorruptionError(f"a stored receipt does not verify: {error}") from None
         stored = (

@@ -153,6 +153,8 @@ class Exchange:
         now = self._clock.monotonic()
         noted = self.puller.offered(line.peer, key, have, pushes=pushes, now=now)
         if mine is None and not noted:
+            line.theirs.pop(key, None)
+            line.missed.pop(key, None)
             return  # one of too many that nobody else has heard of
         self._touched[key] = None
         line.theirs[key] = have

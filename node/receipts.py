@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar
 
-from keys.trust import TrustStore
+from keys.trust import Peer, TrustStore
 from node.clock import Clock
 from node.log import Act, Log
 from node.outbox import Outbox, Route
@@ -22,14 +23,18 @@ from protocol.entry import EntryKind
 from protocol.errors import (
     LogCorruptionError,
     PeerError,
+    ProofError,
     ReceiptError,
+    SignatureError,
     UntrustedKeyError,
 )
 from protocol.frames import Receipts, Runs, decode_frame, encode_frame
 from protocol.frontier import StreamKey
 from protocol.receipt import VerifiedReceipt, single, verify_receipts, verify_runs
+from protocol.statement import Card, NamedKeys
 
 _CHUNK: Final = 500  # parameters of one statement
+_R = TypeVar("_R")
 
 
 class Owner(Protocol):
@@ -83,7 +88,9 @@ class ReceiptBook:
             UntrustedKeyError: the recipient is not a peer.
             PeerError: a receipt is forged, or about something never sent to that node.
         """
-        verified = tuple({r.envelope_id: r for r in self.verify(receipts)}.values())
+        verified = self.verify(receipts)
+        if len({receipt.envelope_id for receipt in verified}) != len(verified):
+            raise ReceiptError("the receipts name one envelope twice")
         routes = self._outbox.routes(receipts.recipient, [r.envelope_id for r in verified])
         for receipt in verified:
             route = routes.get(receipt.envelope_id) or self._pulled(receipt)
@@ -192,7 +199,7 @@ class ReceiptBook:
         lot = None if data is None else decode_frame(data)
         if not isinstance(lot, Runs) or peer is None:
             raise ReceiptError("the stored receipts are missing, or of a node that is no peer")
-        return single(lot, row["envelope_id"], log=peer.card.log)
+        return _under_any(log_keys(peer), lambda log: single(lot, row["envelope_id"], log=log))
 
     def held(self, envelope_id: bytes) -> list[Receipts]:
         """Return all receipts for one envelope."""
@@ -239,7 +246,7 @@ class ReceiptBook:
     def wanted(self, envelope_ids: Iterable[bytes], *, asker: bytes) -> list[Receipts | Runs]:
         """Return our receipts for envelopes that *asker*, a member of them, believes we hold."""
         items = []
-        for envelope_id in envelope_ids:
+        for envelope_id in dict.fromkeys(envelope_ids):
             row = self._store.envelope(envelope_id)
             if row is None or row["part"] == Part.AUTHOR.value:
                 continue
@@ -291,6 +298,34 @@ def _pages(items: Sequence[tuple[bytes, int]]) -> list[list[tuple[bytes, int]]]:
         runs += begins
         pages[-1].append(item)
     return pages
+
+
+def log_keys(peer: Peer) -> tuple[NamedKeys, ...]:
+    """Return the log keys of all cards of *peer*, the newest first: a receipt outlives its card."""
+    cards = (s.body for s in reversed(peer.chain.statements) if isinstance(s.body, Card))
+    return tuple(dict.fromkeys(card.log for card in cards))
+
+
+def _under_any(keys: Sequence[NamedKeys], act: Callable[[NamedKeys], _R]) -> _R:
+    """Return what *act* gives for the first of *keys* under which it does not fail.
+
+    Raises:
+        PeerError: it fails under each; this is what the last one raised.
+    """
+    for key in keys[:-1]:
+        with suppress(SignatureError, ProofError, ReceiptError):
+            return act(key)
+    return act(keys[-1])
+
+
+def verify_stored(receipts: Receipts, peer: Peer) -> VerifiedReceipt:
+    """Verify one receipt of *peer* that was kept, under any log key that it has had.
+
+    Raises:
+        PeerError: it is forged or damaged.
+    """
+    (verified,) = _under_any(log_keys(peer), lambda log: verify_receipts(receipts, log=log))
+    return verified
 
 
 def receipt_subject(recipient: bytes, frame: bytes) -> bytes:

@@ -231,8 +231,9 @@ class Store:
         try:
             self._connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            # SQLite keeps the transaction open after these, so undoing it is certain.
-            if _primary(error) in _FULL and self._connection.in_transaction:
+            # Whether SQLite keeps the transaction open after these or undoes it by itself, its last
+            # page, which alone makes it count, was not written.
+            if _primary(error) in _FULL:
                 self._rollback()
                 raise _local_error(error) from None
             raise CommitUncertainError(

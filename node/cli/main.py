@@ -375,6 +375,9 @@ def incidents_new(
     if as_json:
         show_json(seen)
         return
+    if seen.get("duplicate"):
+        show(f"{seen['ref']} ({seen['state']}) has this external_ref: nothing new was made.")
+        return
     show(f"Draft {seen['ref']}")
     for warning in seen["warnings"]:
         show(f"! {warning['pointer']}: {plain(warning['message'])}")

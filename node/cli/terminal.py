@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ import typer
 from node.client import Client
 from protocol import errors as e
 
+_QUANTITY: Final = re.compile(r" [0-9][0-9.,]*( [^ ]{1,8})?$")
 _NARROWEST: Final = 20
 
 
@@ -244,8 +246,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         room = max(_NARROWEST, shutil.get_terminal_size().columns - taken)
     for row in [list(columns), *cells]:
         head = "  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False))
-        last = row[-1] if len(row[-1]) <= room else row[-1][: room - 1] + "…"
+        last = _cut(row[-1], room)
         show(f"{head}  {last}".rstrip() if head else last)
+
+
+def _cut(text: str, room: int) -> str:
+    """Return *text* in so many columns; a quantity at its end stays whole: 24 is not 2400."""
+    if len(text) <= room:
+        return text
+    found = _QUANTITY.search(text)
+    tail = found[0] if found is not None and len(found[0]) < room else ""
+    return f"{text[: room - 1 - len(tail)]}…{tail}"
 
 
 def _plain(cell: object) -> str:

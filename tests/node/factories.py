@@ -232,7 +232,7 @@ class Station:
         self.core.try_follow()
         return envelope_id
 
-    def renew_card(self, **changes: str) -> None:
+    def renew_card(self, **changes: object) -> None:
         """Make and take a new card that differs in *changes*."""
         core = self.core
         card = replace(core.card, **changes)  # type: ignore[arg-type]

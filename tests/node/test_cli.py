@@ -33,6 +33,7 @@ import typer.main
 from keys.keystore import Argon2Params, load, save
 from node.app import initialise, open_core
 from node.cli.main import app
+from node.cli.terminal import table
 from node.client import Client
 from node.clock import SystemClock
 from node.config import FIELDS, load_config
@@ -1009,3 +1010,16 @@ def test_the_journal_holds_no_text_of_an_incident(home: Path, made: Made, start:
     assert CANARY not in journal
     assert "acetic" not in journal.lower()
     unharmed(home)
+
+
+def test_a_narrow_terminal_cuts_a_name_and_never_a_quantity(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((42, 24)))
+    rows = [("a" * 16, "Acetic anhydride 2400 L"), ("b" * 16, "nothing of a known kind at all, no")]
+    table(["REF", "WHAT"], rows)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].endswith("… 2400 L") or shown[1].endswith(" 2400 L")
+    assert shown[2].endswith("…")
+    assert all(len(line) <= 42 for line in shown)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Final
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys.trust import Level, Verification
 from node import metrics
+from node.core import Taken
 from node.exchange import COMPARE_MS
 from node.line import Line
+from node.log import Act
 from node.offering import PATIENCE_MS
 from node.streams import key_of
 from protocol import limits, suite
@@ -279,6 +283,58 @@ def test_nobody_waits_for_the_answer_to_a_line_that_has_closed(world: World) -> 
     assert web["birch"].gossip.answer_in == 20
     web["birch"].gossip.end(web.line("birch", "alder"), "shutdown")
     assert web["birch"].gossip.answer_in is None
+
+
+def test_receipts_that_name_one_envelope_twice_are_refused(world: World) -> None:
+    alder, birch, _, _ = four(world)
+    key = alder.release(1, birch)
+    with birch.core.logged():
+        twice = birch.core.log.append([Act(EntryKind.RECEIVED, key, ())] * 2)
+    runs = birch.core.log.runs([(key, index) for index in twice])
+    web = Web(alder, birch)
+    withhold_answers(web, "birch")
+    web.link("alder", "birch")
+    web.say("birch", "alder", runs)
+    assert "bad-receipt" in web["alder"].gossip.trouble[birch.id]
+    assert alder.state(key, birch) == "queued"
+    assert alder.core.verify()["receipts"] == 0
+
+
+def withhold_answers(web: Web, name: str) -> None:
+    """Let *name* take in nothing that it is given."""
+    nothing = Taken((), (), 0, 0, (), 0, 0, frozenset(), ())
+    web[name].core.take_in = lambda wires, *, giver: nothing  # type: ignore[method-assign]
+
+
+def test_receipts_outlive_the_card_under_which_they_were_given(world: World) -> None:
+    alder, birch, cedar, _ = four(world)
+    keys = [alder.release(n, birch, carriers=[cedar]) for n in range(3)]
+    web = Web(alder, birch)
+    web.link("alder", "birch")
+    web.run(SOON)
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key().public_bytes_raw()
+    birch.renew_card(log=replace(birch.core.card.log, ed25519=other))
+    alder.core.take_statements(birch.id, birch.core.statements_of(birch.id, 0))
+    assert [alder.state(key, birch) for key in keys] == ["received"] * 3
+    assert alder.core.verify()["receipts"] == 3
+    assert all(alder.core.receipts.held(key) for key in keys)
+
+
+def test_streams_that_are_named_and_taken_back_again_and_again_take_no_memory(
+    world: World,
+) -> None:
+    alder, birch, _, _ = four(world)
+    web = Web(alder, birch)
+    web.link("alder", "birch")
+    line = web.line("birch", "alder")
+    for number in range(4):
+        keys = sorted(
+            StreamKey(alder.id, 1, suite.digest("s", bytes([number, n % 256, n // 256]))[:16])
+            for n in range(limits.MAX_FRAME_ITEMS)
+        )
+        for have in (Have(3, b"h" * HEAD_SIZE), Have()):
+            web.say("alder", "birch", Frontier(alder.id, tuple((key, have) for key in keys)))
+    assert len(line.theirs) == len(line.missed) == 0
 
 
 # --- nobody else -------------------------------------------------------------------------------

@@ -10,9 +10,10 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
 import pytest
+from typing_extensions import override
 
 from keys.identity import load_service
 from node.fence import Fence
@@ -21,7 +22,7 @@ from node.log import Act, Log
 from node.store import Store
 from protocol import merkle, suite
 from protocol.entry import EntryKind
-from protocol.errors import LogCorruptionError, RollbackError, StoreError
+from protocol.errors import BusyError, LogCorruptionError, RollbackError, StoreError
 from protocol.receipt import verify_receipts
 from tests.node.factories import (
     MINUTE,
@@ -458,3 +459,32 @@ def test_the_write_ahead_log_has_its_full_length_from_the_start(tmp_path: Path) 
     with closing(again):
         assert again.execute("SELECT key FROM meta").fetchall() == [("network",)]
         assert again.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+class FullAtCommit(sqlite3.Connection):
+    """A disk that has no room when the transaction ends, and a SQLite that undoes it by itself."""
+
+    full = False
+
+    @override
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if sql == "COMMIT" and self.full:
+            super().execute("ROLLBACK")
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return super().execute(sql, parameters)
+
+
+def test_a_disk_that_is_full_at_the_commit_is_busy_and_nothing_was_changed(tmp_path: Path) -> None:
+    path = tmp_path / "node.db"
+    Store(path, create=True).close()
+    connection = sqlite3.connect(path, isolation_level=None, factory=FullAtCommit)
+    with closing(Store(path, connection=connection)) as store:
+        connection.full = True
+        with pytest.raises(BusyError), store.transaction():
+            store.set_meta("network", bytes(32))
+        connection.full = False
+        assert store.meta("network") is None
+        with store.transaction():
+            store.set_meta("network", bytes(32))
