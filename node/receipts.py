@@ -239,6 +239,7 @@ class ReceiptBook:
     # --- giving ------------------------------------------------------------------------------
     def answers(self, items: Sequence[tuple[bytes, int]]) -> list[Receipts | Runs]:
         """Return receipts of our own for (envelope id, log index) pairs, for who knows the ids."""
+        items = list(dict.fromkeys(items))
         if len(items) == 1:
             return [self._log.receipts(items)]
         return [self._log.runs(page) for page in _pages(items)]

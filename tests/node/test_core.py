@@ -37,7 +37,7 @@ from protocol.errors import (
     WeakKeyError,
 )
 from protocol.fork import parse_fork, verify_fork
-from protocol.frames import ReceiptItem, Receipts, Runs
+from protocol.frames import ReceiptItem, Receipts
 from protocol.statement import SealKey
 from tests.node.factories import (
     DAY,
@@ -567,15 +567,15 @@ def test_the_same_envelope_is_stored_once_however_often_it_comes(world: World) -
     key = alder.release(1, birch)
     taken = hand(alder, birch, key, key)
     assert taken.stored == (key,)
-    (both,) = taken.receipts
-    assert isinstance(both, Runs)
-    assert [run.ids for run in both.runs] == [(key,), (key,)]
+    (one,) = taken.receipts
+    assert isinstance(one, Receipts)
+    assert [item.envelope_id for item in one.items] == [key], "and receipted once"
     size = birch.core.log.size
     again = hand(alder, birch, key)
     assert (again.stored, again.refusals) == ((), ())
-    (one,) = again.receipts
-    assert isinstance(one, Receipts)
-    assert {one.items[0].index} == {run.first for run in both.runs}
+    (other,) = again.receipts
+    assert isinstance(other, Receipts)
+    assert other.items[0].index == one.items[0].index
     assert birch.core.log.size == size
     alder.core.take_receipts(taken.receipts[0])
     alder.core.take_receipts(again.receipts[0])

@@ -475,7 +475,8 @@ TAMPERING = {
     "the receipt that allowed it": "DELETE FROM receipts WHERE envelope_id = :gone",
     "its stub": "DELETE FROM stubs WHERE envelope_id = :gone",
     "a byte of its stub": (
-        "UPDATE stubs SET stub = CAST(substr(stub, 1, 60) || x'00' || substr(stub, 62) AS BLOB)"
+        "UPDATE stubs SET stub = CAST(substr(stub, 1, 60) || CASE substr(stub, 61, 1) "
+        "WHEN x'00' THEN x'01' ELSE x'00' END || substr(stub, 62) AS BLOB)"
     ),
     "when it expired": "UPDATE envelopes SET expires = 1 WHERE id = :gone",
     "when it arrived": "UPDATE envelopes SET arrived = 1 WHERE id = :gone",
