@@ -263,7 +263,7 @@ def two_faced(favoured: frozenset[bytes], node: SimNode) -> Twist:
 def poison(world: World, node: SimNode, to: Sequence[SimNode], victim: SimNode) -> None:
     """Write an envelope whose slot for *victim* is sealed to a key that it does not have."""
     process = node.process
-    if process is None:
+    if process is None or process.core.vault is None:
         return
     core = process.core
 
