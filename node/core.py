@@ -22,7 +22,7 @@ from node.casebook import Casebook
 from node.clock import Clock
 from node.fence import Fence
 from node.home import Home
-from node.intake import KINDS, Intake, envelope_local, envelope_row, id_of, read_stored
+from node.intake import KINDS, Intake, Taken, envelope_local, envelope_row, id_of, read_stored
 from node.log import Act, Log
 from node.outbox import Outbox, Route
 from node.presence import Presence
@@ -73,22 +73,6 @@ class Shipment:
     recipients: Mapping[bytes, Card]
     carriers: tuple[bytes, ...]
     blobs: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """What came of a delivered frame: durable once its transaction is."""
-
-    answers: tuple[tuple[bytes, int], ...]
-    refusals: tuple[Refusal, ...]
-    faults: int
-    bad_signatures: int
-    stored: tuple[bytes, ...]
-    known: int
-    skewed: int
-    streams: frozenset[StreamKey]
-    forks: tuple[Fork, ...]
-    receipts: tuple[Receipts | Runs, ...] = ()
 
 
 class Core:
@@ -465,11 +449,7 @@ class Core:
     def take_in(self, wires: Sequence[bytes], *, giver: bytes) -> Taken:
         """Admit and log envelopes inside the transaction of the caller, who receipts them later."""
         done = self.intake.take(wires, giver=giver)
-        fresh = self.intake.note_forks(done.forks)
-        return Taken(
-            done.answers, done.refusals, done.faults, done.bad_signatures, done.stored,
-            done.known, done.skewed, done.streams, tuple(fresh),
-        )  # fmt: skip
+        return replace(done, forks=tuple(self.intake.note_forks(done.forks)))
 
     @staticmethod
     def too_busy(wires: Sequence[bytes], error: BusyError) -> Taken:

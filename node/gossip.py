@@ -22,9 +22,9 @@ from keys.trust import Peer
 from node import journal, metrics
 from node.attachments import Attachments
 from node.clock import Clock
-from node.core import BUSY_RETRY_MS, Core, Taken
+from node.core import Core
 from node.exchange import Exchange
-from node.intake import id_of
+from node.intake import Taken, id_of
 from node.line import Line
 from node.metrics import Metrics
 from node.offering import Offering
@@ -564,16 +564,7 @@ class Gossip:
         count = len(line.unanswered)
         answers, line.unanswered = list(dict.fromkeys(line.unanswered)), []
         line.unanswered_count = line.unanswered_bytes = 0
-        try:
-            self.core.seal()
-        except BusyError as error:
-            # It is stored, but cannot be proven yet: the peer offers it again and hears then.
-            self._note_busy(error)
-            refusals = [Refusal(key, error.code, BUSY_RETRY_MS) for key, _ in answers]
-            for at in range(0, len(refusals), limits.MAX_FRAME_ENVELOPES):
-                part = refusals[at : at + limits.MAX_FRAME_ENVELOPES]
-                self._perform(line, line.session.committed((), part, faults=0))
-            return
+        self.core.seal()
         self.metrics.add(metrics.RECEIPTS, "out", by=count)
         receipts = self.core.receipts.answers(answers)
         self._perform(line, line.session.committed(receipts, (), faults=0))

@@ -36,7 +36,7 @@ from protocol.errors import (
     UntrustedKeyError,
 )
 from protocol.fork import Fork
-from protocol.frames import Refusal
+from protocol.frames import Receipts, Refusal, Runs
 from protocol.frontier import StreamKey
 from protocol.statement import Card
 
@@ -66,8 +66,8 @@ VerifyAll = Callable[[Callable[[Screened], Checked], Sequence[Screened]], Iterab
 
 
 @dataclass(frozen=True, slots=True)
-class Intaken:
-    """What came of the envelopes of one frame."""
+class Taken:
+    """What came of a delivered frame: durable once its transaction is."""
 
     answers: tuple[tuple[bytes, int], ...]
     refusals: tuple[Refusal, ...]
@@ -78,6 +78,7 @@ class Intaken:
     skewed: int
     streams: frozenset[StreamKey]
     forks: tuple[Fork, ...]
+    receipts: tuple[Receipts | Runs, ...] = ()
 
 
 class Owner(Protocol):
@@ -180,7 +181,7 @@ class Intake:
         self._outbox.custody.forget()
 
     # --- taking ------------------------------------------------------------------------------
-    def take(self, wires: Sequence[bytes], *, giver: bytes) -> Intaken:
+    def take(self, wires: Sequence[bytes], *, giver: bytes) -> Taken:
         """Admit, store and log the envelopes that *giver* delivered. Call inside a transaction."""
         now, view = self._clock.now(), _View(self._owner, self)
         answers: list[tuple[bytes, int]] = []
@@ -214,7 +215,7 @@ class Intake:
                 bad_signatures += error.code == "bad-signature"
                 refusals.append(Refusal(id_of(wire), error.code, _RETRY_MS.get(error.code, 0)))
         self.flush()
-        return Intaken(
+        return Taken(
             tuple(answers), tuple(refusals), faults, bad_signatures, tuple(stored), known, skewed,
             frozenset(keys), tuple(forks),
         )  # fmt: skip

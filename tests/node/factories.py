@@ -26,10 +26,10 @@ from keys.keystore import Argon2Params, load, save
 from keys.trust import Level, Verification
 from node.app import initialise
 from node.config import load_config
-from node.core import Core, Shipment, Taken
+from node.core import Core, Shipment
 from node.fence import Fence
 from node.home import Home
-from node.intake import id_of
+from node.intake import Taken, id_of
 from node.service import Service
 from node.store import Store
 from protocol import suite

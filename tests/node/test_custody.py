@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from node import metrics
-from node.core import Taken
-from node.intake import id_of
+from node.intake import Taken, id_of
 from node.outbox import _OWED
 from node.streams import key_of
 from protocol import envelope, limits

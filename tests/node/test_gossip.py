@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from keys.trust import Level, Verification
 from node import metrics
-from node.core import Taken
 from node.exchange import COMPARE_MS
+from node.intake import Taken
 from node.line import Line
 from node.log import Act
 from node.offering import PATIENCE_MS
@@ -875,16 +875,22 @@ def test_claims_about_streams_that_do_not_exist_take_bounded_memory(world: World
 
 
 # --- receipts ----------------------------------------------------------------------------------
+def scattered(one: Station, other: Station, to: Station) -> list[bytes]:
+    """Let *to* log more envelopes of two authors in turn than a frame has runs; those of *one*."""
+    count = limits.MAX_RUNS + 20
+    keys = [one.release(n, to) for n in range(count)]
+    others = [other.release(1_000 + n, to) for n in range(count)]
+    with to.core.logged():
+        for mine, theirs in zip(keys, others, strict=True):
+            to.core.take_in([one.envelope(mine).wire], giver=one.id)
+            to.core.take_in([other.envelope(theirs).wire], giver=other.id)
+    return keys
+
+
 def test_receipts_of_what_lies_scattered_in_a_log_can_be_read_by_who_asked(world: World) -> None:
     """A node that logs two authors in turn has no runs: each envelope is one of its own."""
     alder, birch, cedar, _ = four(world)
-    count = limits.MAX_RUNS + 20
-    keys = [alder.release(n, birch) for n in range(count)]
-    others = [cedar.release(1_000 + n, birch) for n in range(count)]
-    with birch.core.logged():
-        for mine, theirs in zip(keys, others, strict=True):
-            birch.core.take_in([alder.envelope(mine).wire], giver=alder.id)
-            birch.core.take_in([cedar.envelope(theirs).wire], giver=cedar.id)
+    keys = scattered(alder, cedar, birch)
     web = Web(alder, birch)
     web.link("alder", "birch")
     web.run(10)
@@ -894,13 +900,7 @@ def test_receipts_of_what_lies_scattered_in_a_log_can_be_read_by_who_asked(world
 
 def test_known_envelopes_in_bulk_are_receipted_in_frames_that_can_be_read(world: World) -> None:
     alder, birch, cedar, _ = four(world)
-    count = limits.MAX_RUNS + 20
-    keys = [alder.release(n, birch) for n in range(count)]
-    others = [cedar.release(1_000 + n, birch) for n in range(count)]
-    with birch.core.logged():
-        for mine, theirs in zip(keys, others, strict=True):
-            birch.core.take_in([alder.envelope(mine).wire], giver=alder.id)
-            birch.core.take_in([cedar.envelope(theirs).wire], giver=cedar.id)
+    keys = scattered(alder, cedar, birch)
     web = Web(alder, birch)
     # A peer that says nothing of what it holds is sent all of it.
     web["birch"].gossip.exchange.opened = lambda line: None  # type: ignore[method-assign]

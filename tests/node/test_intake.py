@@ -12,8 +12,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
-from node.core import Taken
-from node.intake import Checked, id_of
+from node.intake import Checked, Taken, id_of
 from node.outbox import Route
 from node.streams import key_of
 from protocol import envelope, limits, suite
