@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from node import __version__
-from node.cli import attachments
+from node.cli import attachments, log
 from node.cli import doctor as doctor_checks
 from node.cli.terminal import (
     Exit,
@@ -47,12 +47,11 @@ _SUB = {"no_args_is_help": True, "rich_markup_mode": None}
 keys_app = typer.Typer(help="This node's keys and card.", **_SUB)  # type: ignore[arg-type]
 peers_app = typer.Typer(help="The authorities this node knows.", **_SUB)  # type: ignore[arg-type]
 incidents_app = typer.Typer(help="Drafts, released and received incidents.", **_SUB)  # type: ignore[arg-type]
-log_app = typer.Typer(help="The verifiable log.", **_SUB)  # type: ignore[arg-type]
 delivery_app = typer.Typer(help="Statements of who has an envelope.", **_SUB)  # type: ignore[arg-type]
 tokens_app = typer.Typer(help="Tokens for programs on this machine.", **_SUB)  # type: ignore[arg-type]
 config_app = typer.Typer(help="The settings.", **_SUB)  # type: ignore[arg-type]
 for _name, _app in (
-    ("keys", keys_app), ("peers", peers_app), ("incidents", incidents_app), ("log", log_app),
+    ("keys", keys_app), ("peers", peers_app), ("incidents", incidents_app), ("log", log.app),
     ("attachments", attachments.app), ("delivery", delivery_app),
     ("tokens", tokens_app), ("config", config_app),
 ):  # fmt: skip
@@ -712,46 +711,7 @@ def _since(item: dict[str, Any]) -> str:
     return " " + utc(item.get("linked_from") or item.get("last_seen"))
 
 
-# --- log, tokens, config ---------------------------------------------------------------------
-@log_app.command("verify")
-def log_verify(context: typer.Context, as_json: Json = False) -> None:
-    """Verify every entry, envelope and receipt. Exit code 5 if anything does not."""
-    seen = call(context, "POST", "/api/v1/log/verify", {})
-    if as_json:
-        show_json(seen)
-    else:
-        counts = (seen[f"{what}_checked"] for what in ("entries", "envelopes", "receipts"))
-        show("The log verifies: {} entries, {} envelopes, {} receipts.".format(*counts))
-
-
-@log_app.command("head")
-def log_head(context: typer.Context, as_json: Json = False) -> None:
-    """Print the newest signed checkpoint."""
-    seen = call(context, "GET", "/api/v1/log/head")
-    if as_json:
-        show_json(seen)
-    else:
-        sys.stdout.write(seen["checkpoint"])
-
-
-@log_app.command("accept")
-def log_accept(
-    context: typer.Context,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-) -> None:
-    """Take node.db for its newest copy, where the file `fence` is lost.
-
-    If it is an older copy, this node will sign a second history and its peers will notice.
-    """
-    chosen = state(context)
-    say("If node.db is an older copy, peers will see this node contradict itself.")
-    if not yes and not confirm(chosen, "Are you certain that node.db is the newest?", "--yes"):
-        fail("nothing was changed", Exit.REFUSED)
-    from node.app import accept_database  # noqa: PLC0415
-
-    show(f"Accepted, with {accept_database(chosen.home)} log entries.")
-
-
+# --- tokens, config --------------------------------------------------------------------------
 @tokens_app.command("create")
 def tokens_create(
     context: typer.Context,
