@@ -3,6 +3,7 @@
 - An unknown node is nothing: its envelopes are refused, its links are not made.
 - A pinned node may link and exchange key statements, no more.
 - Levels rise by approval only; approval needs the safety number and says who compared it and how.
+- Lowering needs no comparison: who trusts less risks nothing by it.
 - A node that signed two different statements of one number is frozen for good.
 - Frozen and revoked nodes neither link, nor are their new envelopes accepted, nor do they receive.
 - Changing trust makes a new store; the one in use never changes under a reader.
@@ -10,6 +11,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -42,6 +44,16 @@ METHODS = ("in-person", "voice", "note-verbale")
 _LINKS = frozenset({Level.PINNED, Level.OBSERVE, Level.RELAY, Level.SHARE})
 _AUTHORS = frozenset({Level.OBSERVE, Level.RELAY, Level.SHARE})
 _CARRIERS = frozenset({Level.RELAY, Level.SHARE})
+
+
+_RISING = (Level.PINNED, Level.OBSERVE, Level.RELAY, Level.SHARE)
+
+
+def is_lower(level: Level, *, than: Level) -> bool:
+    """Whether a peer of level *than* is trusted with less at *level*; frozen ones have no steps."""
+    if level not in _RISING or than not in _RISING:
+        return False
+    return _RISING.index(level) < _RISING.index(than)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +169,23 @@ class TrustStore:
             )
         return self._with(replace(peer, level=level, verification=verification))
 
+    def lower(self, node_id: bytes, level: Level) -> TrustStore:
+        """Return a store in which *node_id* has *level*, which is below the one it has now.
+
+        How it was compared once stays noted.
+
+        Raises:
+            NotFoundError: it is not a peer.
+            TrustConflictError: *level* is not below its level, or is none to approve.
+        """
+        peer = self.peer(node_id)
+        if level not in _AUTHORS or not is_lower(level, than=peer.level):
+            raise TrustConflictError(
+                f"{peer.name} is at level {peer.level}: {level} is not lower",
+                fix="to raise it, compare the safety number",
+            )
+        return self._with(replace(peer, level=level))
+
     def freeze(self, node_id: bytes) -> TrustStore:
         """Return a store in which *node_id* is frozen (a revoked node stays revoked)."""
         peer = self.peer(node_id)
@@ -236,7 +265,8 @@ class TrustStore:
             if peer.level is not Level.SHARE:
                 raise UnknownRecipientError(
                     f"{peer.name} is at level {peer.level} and may not receive incidents",
-                    fix=f"compare safety numbers, then: picket peers approve {peer.name}",
+                    fix="compare safety numbers, then: "
+                    f"picket peers approve {shlex.quote(peer.name)}",
                 )
             if peer.card.min_suite > SUITE:
                 raise UnknownRecipientError(
@@ -271,7 +301,8 @@ class TrustStore:
             if peer.level not in _CARRIERS:
                 raise UnknownRecipientError(
                     f"{peer.name} is at level {peer.level} and may not carry for us",
-                    fix=f"approve it first: picket peers approve {peer.name} --level relay",
+                    fix="approve it first: "
+                    f"picket peers approve {shlex.quote(peer.name)} --level relay",
                 )
         return chosen
 

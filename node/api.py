@@ -17,10 +17,14 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
+from node import access
 from node.enclosures import Download, Upload
+from node.evidence import Export
 from node.metrics import CONTENT_TYPE
 from node.service import Service
+from node.tiles import CHECKPOINT, CHECKPOINT_TYPE, Resource
 from protocol import limits
+from protocol.access import READ
 from protocol.blob import Blob
 from protocol.errors import (
     AlreadyRunningError,
@@ -44,6 +48,8 @@ from protocol.errors import (
     UnknownRecipientError,
     WrongPassphraseError,
 )
+from protocol.note import strict_base64
+from protocol.witness import Answer
 
 PUBLIC: Final = "public"
 REPEATED: Final = "\x1f"
@@ -107,12 +113,13 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a handler gets: the service, the path's parts, the query and the parsed body."""
+    """What a handler gets: the service, the path's parts, the query, the parsed body, and who."""
 
     service: Service
     parts: Mapping[str, str]
     query: Mapping[str, str]
     body: Mapping[str, Any]
+    who: str = access.OPERATOR
 
 
 Handler = Callable[["Call"], "Begun"]
@@ -212,7 +219,9 @@ def dispatch(service: Service, request: Request) -> Response:
     if isinstance(begun, Response):
         return begun
     if not isinstance(begun, Deferred):
-        error = RequestError("files go over HTTP only", fix="start the node with: picket run")
+        error = RequestError(
+            "files go over HTTP only", fix="start it, for example with: picket run"
+        )
         return problem(error, request.request_id)
     return guarded(begun.at_once, request)
 
@@ -251,9 +260,18 @@ def _dispatch(service: Service, request: Request) -> Begun:
         if route.method == request.method:
             _authorize(service, route, request)
             parts = _parts(found)
-            return route.handler(Call(service, parts, _query(request), _body(route, request.body)))
+            body = _body(route, request.body)
+            return route.handler(Call(service, parts, _query(request), body, _who(request)))
     allowed = ", ".join(sorted({route.method for route, _ in matches}))
     raise MethodError(f"{request.method} is not possible here", allowed=allowed)
+
+
+def _who(request: Request) -> str:
+    """Return who asks, as the log names it; ``_authorize`` has looked at the token."""
+    if request.operator:
+        return access.OPERATOR
+    parts = (request.token or "").split("_")
+    return access.token_actor(parts[1] if len(parts) > 1 else "")
 
 
 def _parts(found: re.Match[str]) -> dict[str, str]:
@@ -270,6 +288,8 @@ def _query(request: Request) -> Mapping[str, str]:
 
 
 def _body(route: Route, body: bytes) -> dict[str, Any]:
+    if route.handler is _add_checkpoint:
+        return {"raw": body}
     value = _json(body)
     # An import judges each of its lines apart from the others.
     if route.handler is not _import and rb"\u" in body and not _is_text(value):
@@ -415,8 +435,8 @@ def _approve(call: Call) -> Response:
         call.service.approve_peer(
             call.parts["name"],
             level=_get(call.body, "level", str),
-            safety_digits=_get(call.body, "safety_number", str),
-            method=_get(call.body, "method", str),
+            safety_digits=_get(call.body, "safety_number", str, None),
+            method=_get(call.body, "method", str, None),
             by=_get(call.body, "by", str),
         )
     )
@@ -438,12 +458,16 @@ def _create(call: Call) -> Response:
     body.pop("external_ref", None)
     row = call.service.create_draft(body, external_ref=external)
     location = ("Location", f"{_PREFIX}/incidents/{row['id']}")
-    created = HTTPStatus.OK if "duplicate" in row else HTTPStatus.CREATED
+    created = HTTPStatus.CREATED
+    if "duplicate" in row:
+        # What has this reference may be released long ago, and is shown in full.
+        call.service.handling.note_reading(READ, row["id"], call.who)
+        created = HTTPStatus.OK
     return reply(row, created, location)
 
 
 def _incident(call: Call) -> Response:
-    return reply(call.service.incident(call.parts["id"]))
+    return reply(call.service.show(call.parts["id"], who=call.who))
 
 
 def _recipients(call: Call) -> Response:
@@ -495,16 +519,95 @@ def _deliveries(call: Call) -> Response:
 
 
 def _raw(call: Call) -> Response:
-    wire = call.service.raw(call.parts["id"], _number(call.query, "envelope", 0))
+    number = _number(call.query, "envelope", 0)
+    wire = call.service.raw(call.parts["id"], number, who=call.who)
     return Response(200, wire, "application/octet-stream")
 
 
 def _proof(call: Call) -> Response:
-    return reply(call.service.proof(call.parts["id"], _number(call.query, "envelope", 0)))
+    number = _number(call.query, "envelope", 0)
+    return reply(call.service.proof(call.parts["id"], number, who=call.who))
+
+
+def _accesses(call: Call) -> Response:
+    return reply(call.service.handling.accesses(call.parts["id"]))
+
+
+def _disclose(call: Call) -> Response:
+    _known(call.body, "what", "number", "to", "by", "reason")
+    row = call.service.handling.disclose(
+        _get(call.body, "what", str),
+        number=_get(call.body, "number", int, None),
+        to=_get(call.body, "to", str),
+        by=_get(call.body, "by", str),
+        reason=_get(call.body, "reason", str, ""),
+        who=call.who,
+    )
+    return reply(row, HTTPStatus.CREATED)
+
+
+def _erasure(call: Call) -> Response:
+    return reply(call.service.handling.erasure(call.parts["id"]))
+
+
+def _erase(call: Call) -> Response:
+    _known(call.body, "reason", "by", "also_undelivered")
+    row = call.service.handling.erase(
+        call.parts["id"],
+        reason=_get(call.body, "reason", str),
+        by=_get(call.body, "by", str),
+        also_undelivered=_get(call.body, "also_undelivered", bool, False),
+        who=call.who,
+    )
+    return reply(row)
 
 
 def _delivery_statement(call: Call) -> Response:
     return reply(call.service.delivery_statement(call.parts["id"]))
+
+
+def _envelope_proof(call: Call) -> Response:
+    evidence = call.service.evidence
+    return reply(evidence.proof(evidence.of_envelope(call.parts["id"]), who=call.who))
+
+
+def _incident_tlog_proof(call: Call) -> Response:
+    evidence = call.service.evidence
+    number = _number(call.query, "envelope", 0) if "envelope" in call.query else None
+    return reply(evidence.proof(evidence.of_incident(call.parts["id"], number), who=call.who))
+
+
+def _evidence_of_incident(call: Call) -> Deferred:
+    number = _get(call.body, "envelope", int, None)
+    return _evidence(call, call.service.evidence.of_incident(call.parts["id"], number))
+
+
+def _evidence_of_envelope(call: Call) -> Deferred:
+    return _evidence(call, call.service.evidence.of_envelope(call.parts["id"]))
+
+
+def _evidence(call: Call, envelope_id: bytes) -> Deferred:
+    _known(call.body, "envelope", "content", "by", "reason", "timestamp", "proof")
+    stamp, proof = (_get(call.body, key, str, None) for key in ("timestamp", "proof"))
+    evidence = call.service.evidence
+    export = evidence.plan(
+        Export(
+            envelope_id,
+            call.who,
+            by=_get(call.body, "by", str, ""),
+            reason=_get(call.body, "reason", str, ""),
+            content=_get(call.body, "content", bool, False),
+            stamp=None if stamp is None else strict_base64(stamp, "timestamp"),
+            stamped=None if proof is None else proof.encode(),
+        )
+    )
+
+    def answer(index: int) -> Response:
+        name = ("Content-Disposition", f'attachment; filename="{envelope_id.hex()[:16]}.zip"')
+        bundle = evidence.bundle(export, index)
+        return Response(HTTPStatus.OK.value, bundle, "application/zip", (name,))
+
+    return Deferred(lambda: evidence.log(export), answer)
 
 
 def _metrics(call: Call) -> Response:
@@ -539,7 +642,7 @@ def _put_attachment(call: Call) -> Upload:
 
 
 def _get_attachment(call: Call) -> Download:
-    return call.service.enclosures.download(call.parts["sha256"])
+    return call.service.enclosures.download(call.parts["sha256"], who=call.who)
 
 
 def _fetch_attachment(call: Call) -> Deferred:
@@ -561,6 +664,60 @@ def _drop_attachment(call: Call) -> Deferred:
 
 def _log_head(call: Call) -> Response:
     return reply(call.service.log_head())
+
+
+def _log_checkpoint(call: Call) -> Response:
+    return _file(call.service.log_file(CHECKPOINT))
+
+
+def _log_tile(call: Call) -> Response:
+    return _file(call.service.log_file(f"tile/{call.parts['path']}"))
+
+
+def _log_bundle(call: Call) -> Response:
+    return _file(call.service.log_file(f"tile/entries/{call.parts['path']}", entries=True))
+
+
+def _file(resource: Resource) -> Response:
+    headers = (("Cache-Control", resource.caching),)
+    return Response(HTTPStatus.OK.value, resource.body, resource.content_type, headers)
+
+
+def _log_export(call: Call) -> Response:
+    _known(call.body, "entries")
+    entries = _get(call.body, "entries", bool, False)
+    return reply(call.service.log_export_begin(entries=entries, by=OPERATOR))
+
+
+def _witnesses(call: Call) -> Response:
+    return reply(call.service.logs.standing())
+
+
+def _audit(call: Call) -> Response:
+    _known(call.body)
+    return reply(call.service.logs.audit(call.service.core.trust.find(call.parts["name"])))
+
+
+def _audited(call: Call) -> Response:
+    return reply(call.service.logs.audited(call.service.core.trust.find(call.parts["name"])))
+
+
+def _log_fork(call: Call) -> Response:
+    return reply(call.service.logs.fork(call.service.core.trust.find(call.parts["name"])))
+
+
+def _add_checkpoint(call: Call) -> Deferred:
+    witness, body = call.service.core.witness, bytes(call.body["raw"])
+
+    def answer(given: Answer) -> Response:
+        return Response(given.status, given.body, given.content_type)
+
+    return Deferred(lambda: witness.answer(body), answer)
+
+
+def _cosigned_by_us(call: Call) -> Response:
+    note = call.service.core.witness.monitored(call.parts["origin"])
+    return Response(HTTPStatus.OK.value, note, CHECKPOINT_TYPE, (("Cache-Control", "no-cache"),))
 
 
 def _log_verify(call: Call) -> Response:
@@ -600,9 +757,16 @@ def _unlock(call: Call) -> Response:
 _AT_ROOT: Final = frozenset({"/metrics"})
 
 
-def _route(method: str, path: str, scope: str, handler: Handler, summary: str) -> Route:
+def _route(
+    method: str, path: str, scope: str, handler: Handler, summary: str, *, rest: bool = False
+) -> Route:
+    """Return a row of the table; with *rest* what the path names last may hold slashes.
+
+    Such a rest holds no percent-encoding: what it is compared with has one form only.
+    """
     full = path if scope == PUBLIC or path in _AT_ROOT else _PREFIX + path
-    pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]{1,256})", full))
+    part = "[^%]" if rest else "[^/]"
+    pattern = re.compile(re.sub(r"\{(\w+)\}", rf"(?P<\1>{part}{{1,256}})", full))
     return Route(method, full, scope, handler, summary, pattern)
 
 
@@ -626,12 +790,27 @@ ROUTES: Final = (
            "Sign, log and send a draft"),
     _route("POST", "/incidents/{id}/release", "incidents:release", _release,
            "Sign, log and send a draft; repeats the preview's digest"),
+    _route("GET", "/incidents/{id}/access", "log:audit", _accesses,
+           "Who read, exported, disclosed or erased it, and when"),
+    _route("GET", "/incidents/{id}/erasure", OPERATOR, _erasure, "What erasing it would do"),
+    _route("POST", "/incidents/{id}/erase", OPERATOR, _erase,
+           "Erase it here for good, with its attachments"),
+    _route("POST", "/disclosures", OPERATOR, _disclose,
+           "Hand over one message with the key of its body"),
     _route("GET", "/incidents/{id}/deliveries", "incidents:read", _deliveries,
            "What each recipient has"),
     _route("GET", "/incidents/{id}/raw", "incidents:read", _raw, "The exact signed bytes"),
     _route("GET", "/incidents/{id}/proof", "log:read", _proof, "Inclusion proof and checkpoint"),
     _route("GET", "/envelopes/{id}/statement", "incidents:read", _delivery_statement,
            "Signed statement of who has an envelope"),
+    _route("GET", "/envelopes/{id}/proof", "log:read", _envelope_proof,
+           "The log entry of an envelope and its proof, as a C2SP tlog-proof file"),
+    _route("GET", "/incidents/{id}/tlog-proof", "log:read", _incident_tlog_proof,
+           "The same for an envelope of an incident"),
+    _route("POST", "/incidents/{id}/evidence", "evidence:export", _evidence_of_incident,
+           "An evidence bundle of one envelope of an incident"),
+    _route("POST", "/envelopes/{id}/evidence", "evidence:export", _evidence_of_envelope,
+           "An evidence bundle of an envelope"),
     _route("GET", "/metrics", "node:read", _metrics, "Counts and states, for Prometheus"),
     _route("POST", "/imports", "incidents:write", _import, "Create many drafts"),
     _route("POST", "/incidents/{id}/attachments", "incidents:write", _attach,
@@ -647,6 +826,25 @@ ROUTES: Final = (
     _route("DELETE", "/attachments/{sha256}", "attachments:write", _drop_attachment,
            "Delete the content of an attachment here"),
     _route("GET", "/log/head", "log:read", _log_head, "The newest signed checkpoint"),
+    _route("GET", "/log/checkpoint", "log:read", _log_checkpoint,
+           "The newest signed checkpoint, as the file that it is"),
+    # Before the tiles, which would take its paths under a lesser scope.
+    _route("GET", "/log/tile/entries/{path}", "log:audit", _log_bundle,
+           "A bundle of log entries", rest=True),
+    _route("GET", "/log/tile/{path}", "log:read", _log_tile, "A tile of the log's hashes",
+           rest=True),
+    _route("POST", "/log/export", OPERATOR, _log_export,
+           "Log that the log is exported; return the checkpoint to export"),
+    _route("GET", "/log/witnesses", "log:read", _witnesses,
+           "Who confirmed this log, and what logs of peers show"),
+    _route("POST", "/log/audits/{name}", OPERATOR, _audit, "Audit a peer's log"),
+    _route("GET", "/peers/{name}/audit", "log:read", _audited, "How far an audit has come"),
+    _route("GET", "/peers/{name}/log-fork", "log:read", _log_fork,
+           "The proof that a peer's log contradicts itself"),
+    _route("POST", "/witness/add-checkpoint", "witness:add", _add_checkpoint,
+           "Have a checkpoint of a peer's log cosigned (C2SP tlog-witness)"),
+    _route("GET", "/witness/{origin}/checkpoint", "log:read", _cosigned_by_us,
+           "The checkpoint that was cosigned last, by the hex SHA-256 of its origin"),
     _route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),
     _route("GET", "/tokens", OPERATOR, _tokens, "All tokens, without secrets"),
     _route("POST", "/tokens", OPERATOR, _create_token, "Make a token"),

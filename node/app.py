@@ -33,7 +33,7 @@ from keys.keystore import load, read_passphrase_file, read_private, save, write_
 from node.blobs import BlobStore
 from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
-from node.config import Config, load_config, write_config
+from node.config import Config, check_values, load_config, write_config
 from node.core import Core
 from node.enclosures import Fetching
 from node.fence import Fence
@@ -48,10 +48,11 @@ from protocol.errors import (
     AlreadyRunningError,
     ConfigError,
     KeystoreError,
+    LockedError,
     PeerError,
 )
 from protocol.quota import quota_of
-from protocol.statement import Chain, Statement, make_card
+from protocol.statement import Chain, Statement, check_endpoint, make_card
 
 if TYPE_CHECKING:
     from node.engine import Engine
@@ -73,6 +74,38 @@ class InitResult:
 
 
 # --- making a node ---------------------------------------------------------------------------
+def check_init(home_path: Path, values: Mapping[str, Any]) -> bool:
+    """Check all that ``initialise`` is given but the passphrase; return whether the folder exists.
+
+    Raises:
+        OperatorError: the folder is in use or cannot be seen, or a value is refused.
+    """
+    home = Home(home_path.absolute())
+    home.check_socket_path()
+    try:
+        exists = home.path.is_dir()
+        used = exists and any(home.path.iterdir())
+    except OSError as error:
+        raise ConfigError(
+            f"{home.path} cannot be made: {error.strerror}", fix="choose another with --home"
+        ) from None
+    if used:
+        raise ConfigError(
+            f"{home.path} is not empty: a node may live there already",
+            fix="choose another folder with --home; nothing was changed",
+        )
+    check_values(values)
+    for endpoint in values.get("peer.endpoints", ()):
+        try:
+            check_endpoint(endpoint)
+        except PeerError as error:
+            raise ConfigError(
+                f"peer.endpoints has {endpoint!r}: {error.message}",
+                fix="give addresses such as wss://node.example.org:443",
+            ) from None
+    return exists
+
+
 def initialise(
     home_path: Path, values: Mapping[str, Any], passphrase: bytes, now: int | None = None
 ) -> InitResult:
@@ -88,15 +121,9 @@ def initialise(
         OperatorError: the folder is in use, cannot be written, or a value is refused.
     """
     home = Home(home_path.absolute())
-    home.check_socket_path()
     at = SystemClock().now() if now is None else now
+    exists = check_init(home_path, values)
     try:
-        exists = home.path.is_dir()
-        if exists and any(home.path.iterdir()):
-            raise ConfigError(
-                f"{home.path} is not empty: a node may live there already",
-                fix="choose another folder with --home; nothing was changed",
-            )
         # Built apart and then moved, so that a crash leaves no half-made node. In a folder that is
         # there already, which may be a mount or stand in one that we may not write, inside it.
         name = f".{home.path.name}.{secrets.token_hex(4)}"
@@ -282,10 +309,13 @@ def _service_keys(home: Home) -> ServiceKeys:
 
 
 @contextmanager
-def open_core(home: Home, config: Config, clock: Clock, *, accept: bool = False) -> Iterator[Core]:
+def open_core(
+    home: Home, config: Config, clock: Clock, *, accept: bool = False, reopen: bool = False
+) -> Iterator[Core]:
     """Open the databases of the node in *home* under the home lock.
 
-    With *accept* a person says that node.db is its newest copy, where the fence cannot tell.
+    With *accept* a person says that node.db is its newest copy, where the fence cannot tell; with
+    *reopen* it may be an old copy, and a new log is begun.
 
     Raises:
         OperatorError: another process has it, or a file is missing or damaged.
@@ -298,7 +328,7 @@ def open_core(home: Home, config: Config, clock: Clock, *, accept: bool = False)
         fence = Fence(home.fence)
         core = Core(
             home=home, store=Store(home.node_db), fence=fence, keys=keys, clock=clock,
-            random=secrets.token_bytes, carries=config.peer.carry, accept=accept,
+            random=secrets.token_bytes, carries=config.peer.carry, accept=accept, reopen=reopen,
         )  # fmt: skip
         try:
             core.blobs = BlobStore(home.attachments)
@@ -317,6 +347,16 @@ def unlock(core: Core, config: Config, passphrase: Passphrase | None) -> bool:
         KeystoreError: the keystore or the passphrase file cannot be used.
         WrongPassphraseError: it does not open.
     """
+    secret = _secret(config, passphrase)
+    if secret is None:
+        return False
+    vault = load_vault(load(core.home.keystore, secret))
+    core.unlock(vault)
+    renew_card(core, config, vault)
+    return True
+
+
+def _secret(config: Config, passphrase: Passphrase | None) -> bytes | None:
     secret = passphrase() if passphrase is not None else None
     if secret is None:
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -324,12 +364,7 @@ def unlock(core: Core, config: Config, passphrase: Passphrase | None) -> bool:
             secret = read_passphrase_file(Path(credentials) / _CREDENTIAL)
         elif config.keystore.passphrase_file:
             secret = read_passphrase_file(Path(config.keystore.passphrase_file))
-    if secret is None:
-        return False
-    vault = load_vault(load(core.home.keystore, secret))
-    core.unlock(vault)
-    renew_card(core, config, vault)
-    return True
+    return secret
 
 
 def renew_card(core: Core, config: Config, vault: Vault) -> None:
@@ -369,6 +404,28 @@ def accept_database(home_path: Path) -> int:
     home = Home(home_path)
     with open_core(home, load_config(home), SystemClock(), accept=True) as core:
         return core.log.size
+
+
+def reopen_log(home_path: Path, passphrase: Passphrase | None) -> tuple[str, str]:
+    """Begin a new log on top of what is left; return the names of the old and the new one.
+
+    Raises:
+        LockedError: no passphrase was given.
+        OperatorError: another process has the node, or a file is missing or damaged.
+    """
+    home = Home(home_path)
+    config = load_config(home)
+    secret = _secret(config, passphrase)
+    if secret is None:
+        raise LockedError(
+            "the new log needs a new card, which the identity key signs",
+            fix="give the passphrase: --passphrase-file FILE",
+        )
+    vault = load_vault(load(home.keystore, secret))
+    with open_core(home, config, SystemClock(), reopen=True) as core:
+        core.unlock(vault)
+        old = core.log.origin
+        return old, core.reopen_log()
 
 
 # --- running a node --------------------------------------------------------------------------
@@ -417,6 +474,7 @@ async def _run(core: Core, config: Config, clock: Clock) -> None:
         core, clock=clock, random=secrets.token_bytes, identity_pem=core.home.tls_pem,
         dials=config.peer.dial,
         quota=quota_of(envelopes=config.peer.quota_envelopes, kib=config.peer.quota_kib),
+        beat_ms=1_000 * config.witness.beat,
     )  # fmt: skip
     gossip = engine.gossip
     # One may have to read a whole download to take it up again; the other goes on meanwhile.
@@ -440,6 +498,7 @@ async def _run(core: Core, config: Config, clock: Clock) -> None:
                 fetch=gossip.attachments.fetch, drop=gossip.attachments.drop,
                 progress=gossip.attachments.progress, faults=gossip.attachments.faults,
             ),
+            read_log=gossip.witnessing.read, stop_reading=gossip.witnessing.stop_reading,
         ),
     )  # fmt: skip
     server = Server(service, engine, hosts=frozenset(config.http.hosts))

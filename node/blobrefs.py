@@ -24,6 +24,16 @@ class BlobRefs:
         for blob_id in blob_ids:
             self._store.run("INSERT OR IGNORE INTO blob_refs VALUES (?, ?)", blob_id, envelope_id)
 
+    def forget(self, envelope_ids: Iterable[bytes]) -> None:
+        """Note that these envelopes are erased. Call inside a transaction."""
+        for envelope_id in envelope_ids:
+            self._store.run("DELETE FROM blob_refs WHERE envelope_id = ?", envelope_id)
+
+    def naming(self, blob_id: bytes) -> frozenset[bytes]:
+        """Return the ids of the envelopes that name the blob."""
+        rows = self._store.rows("SELECT envelope_id FROM blob_refs WHERE blob_id = ?", blob_id)
+        return frozenset(row["envelope_id"] for row in rows)
+
     def known(self, blob_id: bytes) -> bool:
         """Whether any envelope names the blob."""
         return bool(self._store.scalar("SELECT 1 FROM blob_refs WHERE blob_id = ?", blob_id))

@@ -25,9 +25,10 @@ from protocol.blob import BlobRef
 from protocol.errors import BusyError, KeystoreError, NotFoundError, StoreError
 
 if TYPE_CHECKING:
+    from protocol.erasure import ErasureAct
     from protocol.incident import Enclosed
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 _USE_NOTED_MS: Final = 60_000
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "cursor": ({"id": int, "next_index": int, "next_draft": int}, "id"),
@@ -53,6 +54,11 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         },
         ("incident_id", "author"),
     ),
+    # All that is left of incidents that were erased here.
+    "erased": (
+        {"incident_id": str, "author": bytes, "ref": str, "reason": str, "at": int},
+        ("incident_id", "author"),
+    ),
     "quarantine": ({"envelope_id": bytes, "log_index": int, "code": str, "at": int}, "envelope_id"),
     "attachments": (
         {
@@ -75,6 +81,10 @@ _INDEXES: Final = (
     "CREATE INDEX incidents_ref ON incidents(ref)",
     "CREATE INDEX drafts_ref ON drafts(ref)",
     "CREATE UNIQUE INDEX drafts_number ON drafts(number)",
+)
+_INCIDENTS: Final = (
+    "SELECT i.*, e.reason AS erased_for, e.at AS erased_at FROM incidents i "
+    "LEFT JOIN erased e ON e.incident_id = i.incident_id AND e.author = i.author"
 )
 _LOCAL: Final = b""
 """Stands for the envelope of a file that was put here and not released yet."""
@@ -136,10 +146,15 @@ class Casebook:
                 self._connection.execute("INSERT INTO cursor VALUES (1, 0, 0)")
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         elif version < SCHEMA_VERSION:
+            known = set(self._database.table_names())
             with self.transaction():
-                columns, key = _TABLES["attachments"]
-                self._database.table("attachments").create(columns, pk=key, strict=True)
+                for name in ("attachments", "erased"):
+                    if name not in known:
+                        columns, key = _TABLES[name]
+                        self._database.table(name).create(columns, pk=key, strict=True)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        # A crash may have come between an erasure and this.
+        self.wipe()
 
     def close(self) -> None:
         """Close the file."""
@@ -232,12 +247,77 @@ class Casebook:
             ),
         )  # fmt: skip
 
+    def wipe(self) -> None:
+        """Leave nothing in the write-ahead log; a disk that does not let us is asked again later.
+
+        What is deleted is overwritten in the file at once (``secure_delete``).
+        """
+        with contextlib.suppress(sqlcipher3.OperationalError):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def erase(
+        self, *, envelope_id: bytes, log_index: int, author: bytes, own: bool, arrived: int,
+        act: ErasureAct,
+    ) -> None:  # fmt: skip
+        """Delete what one envelope brought, and note that it is erased. Repeating it does no harm.
+
+        Call inside a transaction, after the blobs of ``blobs_of`` are gone.
+        """
+        key = (act.incident_id, author)
+        self._connection.execute("DELETE FROM attachments WHERE envelope_id = ?", (envelope_id,))
+        self._connection.execute("DELETE FROM quarantine WHERE envelope_id = ?", (envelope_id,))
+        self._connection.execute(
+            "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (envelope_id, log_index, author, act.incident_id, act.revision, act.layers, arrived),
+        )
+        self._connection.execute(
+            "INSERT OR IGNORE INTO incidents VALUES (?, ?, ?, ?, ?, NULL, NULL, '', ?, ?, NULL)",
+            (*key, act.ref, act.revision, int(own), log_index, arrived),
+        )
+        row = self._row("SELECT * FROM incidents WHERE incident_id = ? AND author = ?", *key)
+        assert row is not None  # noqa: S101  it was inserted, or was there
+        if row["revision"] <= act.revision:
+            # An older revision was replaced by it when it came, and is not shown again.
+            same = row["revision"] == act.revision
+            gone = act.layers.split() if same else ("face", "annex")
+            left = [name for name in row["layers"].split() if name not in gone]
+            shown = {name: row[name] if name in left else None for name in ("face", "annex")}
+            self._connection.execute(
+                "UPDATE incidents SET face = ?, annex = ?, layers = ?, revision = ?, "
+                "external_ref = CASE WHEN ? THEN external_ref END "
+                "WHERE incident_id = ? AND author = ?",
+                (
+                    shown["face"], shown["annex"], " ".join(left), act.revision, bool(left), *key,
+                ),
+            )  # fmt: skip
+        self._connection.execute(
+            "INSERT OR REPLACE INTO erased VALUES (?, ?, ?, ?, ?)",
+            (*key, act.ref, act.reason.value, act.at),
+        )
+
+    def blobs_of(self, envelope_id: bytes) -> list[bytes]:
+        """Return the ids of the attachments that one envelope named."""
+        rows = self._rows("SELECT blob_id FROM attachments WHERE envelope_id = ?", envelope_id)
+        return [row["blob_id"] for row in rows]
+
     def quarantine(self, envelope_id: bytes, log_index: int, code: str, at: int) -> None:
         """Set aside an envelope whose content cannot be shown, with the reason's code."""
         self._connection.execute(
             "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?)",
             (envelope_id, log_index, code, at),
         )
+
+    def in_quarantine(self, envelope_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of *envelope_ids* that are set aside, in that order."""
+        return [
+            envelope_id
+            for envelope_id in envelope_ids
+            if self._row("SELECT 1 FROM quarantine WHERE envelope_id = ?", envelope_id) is not None
+        ]
+
+    def release(self, envelope_id: bytes) -> None:
+        """Set an envelope aside no more: its content is shown from now on."""
+        self._connection.execute("DELETE FROM quarantine WHERE envelope_id = ?", (envelope_id,))
 
     # --- drafts ------------------------------------------------------------------------------
     def add_draft(
@@ -296,7 +376,7 @@ class Casebook:
             NotFoundError: there is none, or none of *author*.
         """
         rows = self._rows(
-            "SELECT * FROM incidents WHERE incident_id = ? OR ref = ? ORDER BY own DESC, log_index",
+            f"{_INCIDENTS} WHERE i.incident_id = ? OR i.ref = ? ORDER BY i.own DESC, i.log_index",
             key, key,
         )  # fmt: skip
         chosen = next((row for row in rows if author in {None, row["author"]}), None)
@@ -307,10 +387,9 @@ class Casebook:
 
     def incidents(self, *, after: int, limit: int, own: bool | None) -> list[dict[str, Any]]:
         """Return incidents in log order, from log index *after* on."""
-        wanted = "" if own is None else f" AND own = {int(own)}"
+        wanted = "" if own is None else f" AND i.own = {int(own)}"
         rows = self._rows(
-            f"SELECT * FROM incidents WHERE log_index >= ?{wanted} "  # noqa: S608
-            "ORDER BY log_index LIMIT ?",
+            f"{_INCIDENTS} WHERE i.log_index >= ?{wanted} ORDER BY i.log_index LIMIT ?",
             after,
             limit,
         )

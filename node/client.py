@@ -8,7 +8,8 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -21,12 +22,15 @@ from protocol.errors import LinkError, OperatorError, PicketError
 _TIMEOUT_S: Final = 120.0
 _PROBLEM: Final = 400
 Passphrase = Callable[[], bytes | None]
+Exchange = Callable[[str, str, bytes], tuple[int, bytes]]
+"""Sends method, path and body of one call; returns the status and what it answers with."""
 
 
-class _Connection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
+class ControlConnection(http.client.HTTPConnection):
+    """HTTP over a node's control socket."""
 
     def __init__(self, path: Path) -> None:
+        """Prepare a connection to the socket *path*."""
         super().__init__("localhost", timeout=_TIMEOUT_S)
         self._path = path
 
@@ -83,36 +87,55 @@ class Client:
         self, method: str, path: str, body: Mapping[str, Any] | None
     ) -> tuple[int, bytes]:
         data = b"" if body is None else json.dumps(body, ensure_ascii=False).encode()
-        if self.running():
-            return self._over_socket(method, path, data)
-        return self._in_process(method, path, data)
+        with self.session() as exchange:
+            return exchange(method, path, data)
 
-    def _over_socket(self, method: str, path: str, data: bytes) -> tuple[int, bytes]:
-        connection = _Connection(self._home.control_sock)
+    @contextmanager
+    def session(self) -> Iterator[Exchange]:
+        """Give what makes many calls over one connection, or on one opening of the databases.
+
+        Raises:
+            PicketError: the node cannot be reached or opened.
+        """
+        if not self.running():
+            with self._opened() as exchange:
+                yield exchange
+            return
+        connection = ControlConnection(self._home.control_sock)
+
+        def over_socket(method: str, path: str, data: bytes) -> tuple[int, bytes]:
+            try:
+                connection.request(method, path, data, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                return response.status, response.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise LinkError(
+                    f"the node stopped answering ({error})", fix="see its journal, then try again"
+                ) from None
+
         try:
-            connection.request(method, path, data, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise LinkError(
-                f"the node stopped answering: {error}", fix="see its journal, then try again"
-            ) from None
+            yield over_socket
         finally:
             connection.close()
 
-    def _in_process(self, method: str, path: str, data: bytes) -> tuple[int, bytes]:
+    @contextmanager
+    def _opened(self) -> Iterator[Exchange]:
         # Heavy, and needed only when no node runs.
         from node.api import REPEATED, Request, dispatch, problem  # noqa: PLC0415
         from node.app import open_service  # noqa: PLC0415
 
-        parts = urlsplit(path)
-        query: dict[str, str] = {}
-        for key, value in parse_qsl(parts.query, keep_blank_values=True):
-            query[key] = f"{query[key]}{REPEATED}{value}" if key in query else value
-        request = Request(method, parts.path, query, data, operator=True)
         with open_service(self._home.path, self._passphrase) as service:
-            try:
-                response = dispatch(service, request)
-            except PicketError as error:
-                response = problem(error, "")
-        return response.status, response.body
+
+            def in_process(method: str, path: str, data: bytes) -> tuple[int, bytes]:
+                parts = urlsplit(path)
+                query: dict[str, str] = {}
+                for key, value in parse_qsl(parts.query, keep_blank_values=True):
+                    query[key] = f"{query[key]}{REPEATED}{value}" if key in query else value
+                request = Request(method, parts.path, query, data, operator=True)
+                try:
+                    response = dispatch(service, request)
+                except PicketError as error:
+                    response = problem(error, "")
+                return response.status, response.body
+
+            yield in_process

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from node.home import Home
+from node.home import Home, owner_of, user_name
 from protocol.errors import ConfigError
 
 _PREFIX: Final = "PICKET_"
@@ -80,6 +80,13 @@ class KeystoreSection:
 
 
 @dataclass(frozen=True, slots=True)
+class WitnessSection:
+    """How the log is shown to witnesses."""
+
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
 class LogSection:
     """The journal on standard error."""
 
@@ -95,6 +102,7 @@ class Config:
     peer: PeerSection
     http: HttpSection
     keystore: KeystoreSection
+    witness: WitnessSection
     log: LogSection
     origins: Mapping[str, str]
 
@@ -189,13 +197,16 @@ FIELDS: Final = (
     Field("http.allow_remote", bool, False, _anything, "Allow an address other than loopback"),
     Field("http.hosts", list, (), _anything, "Further names accepted in the Host header"),
     Field("keystore.passphrase_file", str, "", _path, "File that holds the passphrase"),
+    Field(
+        "witness.beat", int, 60, _whole(1, 3_600), "Seconds from one head for witnesses to the next"
+    ),
     Field("log.level", str, "info", _one_of(*_LEVELS), ", ".join(_LEVELS)),
     Field("log.format", str, "json", _one_of(*_FORMATS), ", ".join(_FORMATS)),
 )
 _BY_KEY: Final = {field.key: field for field in FIELDS}
 _SECTIONS: Final = {
     "node": NodeSection, "peer": PeerSection, "http": HttpSection, "keystore": KeystoreSection,
-    "log": LogSection,
+    "witness": WitnessSection, "log": LogSection,
 }  # fmt: skip
 
 
@@ -255,6 +266,11 @@ def _from_file(home: Home) -> dict[str, Any]:
         raise ConfigError(
             f"there is no node in {home.path}", fix="make one with: picket init"
         ) from None
+    except PermissionError:
+        raise ConfigError(
+            f"{home.config} cannot be read by the user {user_name()}, who runs this command",
+            fix=_as_owner(home),
+        ) from None
     except OSError as error:
         raise ConfigError(
             f"{home.config} cannot be read: {error.strerror}", fix="check its permissions"
@@ -270,6 +286,13 @@ def _from_file(home: Home) -> dict[str, Any]:
                 raise _unknown(home.config.name, f"{section}.{key}")
             found[f"{section}.{key}"] = value
     return found
+
+
+def _as_owner(home: Home) -> str:
+    owner = owner_of(home.config)
+    if owner is None:
+        return f"give its owner the right to: chmod 600 {home.config}"
+    return f"it belongs to {owner}: run the command as that user, with: sudo -u {owner} picket …"
 
 
 def _from_environment() -> list[tuple[str, str, str]]:
@@ -318,6 +341,35 @@ def _typed(field: Field, value: Any, where: str) -> Any:  # noqa: ANN401
     return tuple(value)
 
 
+# --- checking what was given ------------------------------------------------------------------
+def fault_of(key: str, value: Any) -> str:  # noqa: ANN401  the type is the field's
+    """Return what to give instead of *value* for the setting *key*; nothing if it is right."""
+    wanted = _BY_KEY[key].check(tuple(value) if isinstance(value, list) else value)
+    return f"give {wanted}" if wanted else ""
+
+
+def check_values(values: Mapping[str, Any]) -> None:
+    """Check settings before anything is made of them.
+
+    Raises:
+        ConfigError: a key is unknown or missing, or a value is refused.
+    """
+    for key, value in values.items():
+        if key not in _BY_KEY:
+            raise _unknown("the given settings", key)
+        if fix := fault_of(key, value):
+            raise ConfigError(f"{key} is {value!r}", fix=fix)
+    for field in FIELDS:
+        if field.default is ... and field.key not in values:
+            raise ConfigError(f"{field.key} is missing", fix=f"give it: {field.comment}")
+    whole = {field.key: values.get(field.key, field.default) for field in FIELDS}
+    origins = dict.fromkeys(whole, "the given settings")
+    for variable, key, text in _from_environment():
+        whole[key] = _typed(_BY_KEY[key], _parse(_BY_KEY[key], text), variable)
+        origins[key] = variable
+    _check_http(_build(whole, origins))
+
+
 # --- writing ---------------------------------------------------------------------------------
 def write_config(home: Home, values: Mapping[str, Any]) -> None:
     """Write the first configuration of a node, with a comment per key.
@@ -325,12 +377,7 @@ def write_config(home: Home, values: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: there is one already, or a key is unknown.
     """
-    for key, value in values.items():
-        if key not in _BY_KEY:
-            raise _unknown("the given settings", key)
-        given = tuple(value) if isinstance(value, list) else value
-        if wanted := _BY_KEY[key].check(given):
-            raise ConfigError(f"{key} is {value!r}", fix=f"give {wanted}")
+    check_values(values)
     lines = ["# Settings of this Picket node. Each can be overridden by PICKET_SECTION__KEY.", ""]
     for section in _SECTIONS:
         lines.append(f"[{section}]")
@@ -348,8 +395,6 @@ def write_config(home: Home, values: Mapping[str, Any]) -> None:
 def _lines(field: Field, values: Mapping[str, Any]) -> list[str]:
     name = field.key.partition(".")[2]
     value = values.get(field.key, field.default)
-    if value is ...:
-        raise ConfigError(f"{field.key} is missing", fix=f"give it: {field.comment}")
     mark = "" if field.key in values else "# "
     return [f"# {field.comment}", f"{mark}{name} = {_toml(value)}"]
 

@@ -16,10 +16,13 @@ from typing import Any, Final
 from keys.fingerprint import format_node_id
 from keys.identity import Random, ServiceKeys, Vault
 from keys.trust import Level, Peer, TrustStore, Verification
+from node.access import AccessBook
 from node.blobrefs import BlobRefs
 from node.blobs import BlobStore
 from node.casebook import Casebook
 from node.clock import Clock
+from node.cosigning import Cosigning
+from node.erasure import Doomed, Erasures
 from node.fence import Fence
 from node.home import Home
 from node.intake import KINDS, Intake, Taken, envelope_local, envelope_row, id_of, read_stored
@@ -27,37 +30,48 @@ from node.log import Act, Log
 from node.outbox import Outbox, Route
 from node.presence import Presence
 from node.receipts import ReceiptBook, verify_stored
-from node.store import Store
+from node.resealing import Resealing
+from node.store import Store, expand
 from node.streams import Streams
+from node.witness import WitnessBook
 from protocol import envelope, limits, suite
 from protocol.admission import Admitted, Part
 from protocol.canonical import decode, encode
+from protocol.checkpoint import parse_body, verify_checkpoint
 from protocol.custody import Stub, check_over, verify_stub
 from protocol.entry import EntryKind, parse_entry
-from protocol.envelope import Audience, Envelope, Epoch, Header, VerifiedEnvelope
+from protocol.envelope import Anchor, Audience, Envelope, Epoch, Header, VerifiedEnvelope
+from protocol.erasure import Reason
 from protocol.errors import (
     AudienceError,
+    BlobStoreError,
     BusyError,
     ConflictError,
     DecodeError,
     EquivocationError,
     KeystoreError,
     LockedError,
+    LogBehindError,
     LogCorruptionError,
     PeerError,
     ProofError,
     ReceiptError,
+    RollbackError,
     StoreError,
     UnknownEpochError,
     UntrustedKeyError,
 )
-from protocol.fork import Fork, parse_fork, verify_fork
+from protocol.fork import Fork, SignedHeader, parse_fork, verify_fork
 from protocol.frames import Receipts, Refusal, Runs
 from protocol.frontier import StreamKey
-from protocol.statement import Card, Chain, Statement, parse_statement
+from protocol.note import parse_note
+from protocol.reseal import Fault
+from protocol.statement import Card, Chain, Statement, make_card, parse_statement
 
 EPOCH_LIFETIME_MS: Final = 7 * 86_400_000
 BUSY_RETRY_MS: Final = 30_000
+AHEAD: Final = "log-ahead"
+"""Where a head of our own log is kept that a witness showed and that is not in this database."""
 
 _FOLLOW_PAGE: Final = 64
 """Entries that are followed in one transaction: live traffic waits for no more."""
@@ -89,10 +103,12 @@ class Core:
         random: Random,
         carries: bool,
         accept: bool = False,
+        reopen: bool = False,
     ) -> None:
         """Load chain, peers and log, and check that the database is not an old copy.
 
-        With *accept* a person says that it is the newest, where the fence cannot tell.
+        With *accept* a person says that it is the newest, where the fence cannot tell. With
+        *reopen* it may be an old one: the caller calls ``reopen_log`` before anything else.
 
         Raises:
             RollbackError: the database is older than what was published.
@@ -108,6 +124,8 @@ class Core:
         self._epochs: dict[bytes, Epoch] = {}
         self._incarnation: int | None = None
         self.behind: BusyError | None = None
+        self.signing_waits = False
+        """Whether nothing is signed before a witness has said what it knows of this log."""
         self.pending = False
         self.presence = Presence(store)
         self.outbox = Outbox(store, clock)
@@ -128,14 +146,34 @@ class Core:
             )
         self.log = Log(store, keys=keys, origin=card.log.name, random=random, node_id=own.node_id)
         self.streams = Streams(store, clock, own.node_id)
+        self.erasures = Erasures(
+            self, store=store, log=self.log, outbox=self.outbox, blob_refs=self.blob_refs,
+            clock=clock,
+        )  # fmt: skip
+        self.access = AccessBook(store=store, log=self.log, clock=clock, logged=self.logged)
         self.intake = Intake(
             self, store=store, log=self.log, outbox=self.outbox, streams=self.streams, clock=clock
         )
         self.receipts = ReceiptBook(
             self, store=store, log=self.log, outbox=self.outbox, streams=self.streams, clock=clock
         )
+        self.witness = WitnessBook(self, store=store, log=self.log, keys=keys, clock=clock)
+        self.receipts.witness = self.witness
+        self.resealing = Resealing(self, store=store, clock=clock)
+        self.cosigning = Cosigning(
+            self, store=store, log=self.log, clock=clock, policy_file=home.witness_policy
+        )
         if accept and fence.last() is None:
             fence.raise_to(self.log.size, self.log.root())
+        if reopen:
+            return
+        if store.meta(AHEAD) is not None:
+            size, _ = self._furthest()
+            raise RollbackError(
+                f"a peer showed a head of this log with {size} entries that this node signed; "
+                f"node.db holds {self.log.size} that do not fit it: it is an old copy",
+                fix="put back the newest node.db and fence, or begin a new log: picket log reopen",
+            )
         fence.check(self.log.size, self.log.root)
         # A crash may have come between a commit and its signature, or its fence.
         if self.log.signed_size:
@@ -227,6 +265,7 @@ class Core:
             )
         self.cases = Casebook(self.home.case_db, vault.storage)
         self.vault = vault
+        self.resealing.unlocked()
         self.try_follow()
         if self.behind is None:
             self._clear_blobs(self.cases)
@@ -278,25 +317,27 @@ class Core:
         while True:
             first = self.cases.next_index
             rows = self.store.rows(
-                "SELECT e.idx, e.kind, v.* FROM entries e LEFT JOIN envelopes v "
+                "SELECT e.idx, e.kind, e.entry, l.envelope_id AS late, v.* FROM entries e "
+                "LEFT JOIN late l ON l.log_index = e.idx LEFT JOIN envelopes v "
                 "ON v.log_index = e.idx WHERE e.idx >= ? ORDER BY e.idx LIMIT ?",
                 first, _FOLLOW_PAGE,
             )  # fmt: skip
-            if not rows:
-                self.pending = False
-                return opened
             named: dict[bytes, list[bytes]] = {}
-            with self.cases.transaction():
-                for row in rows:
-                    if row["kind"] in {EntryKind.RECEIVED, EntryKind.RELEASED}:
-                        opened += self._follow_one(self.cases, row, named)
-                if named:
-                    # First, so that a crash between the two files only repeats it.
-                    with self.logged():
-                        for envelope_id, blob_ids in named.items():
-                            self.blob_refs.add(envelope_id, blob_ids)
-                self.cases.advance(rows[-1]["idx"] + 1)
-            if len(rows) < _FOLLOW_PAGE:
+            faults: dict[bytes, Fault] = {}
+            if rows:
+                with self.cases.transaction():
+                    for row in rows:
+                        opened += self._follow_entry(self.cases, row, named, faults)
+                    if named or faults:
+                        # First, so that a crash between the two files only repeats it.
+                        with self.logged():
+                            for envelope_id, blob_ids in named.items():
+                                self.blob_refs.add(envelope_id, blob_ids)
+                            self.resealing.note(faults)
+                    self.cases.advance(rows[-1]["idx"] + 1)
+            if any(row["kind"] == EntryKind.ERASED for row in rows):
+                self.cases.wipe()
+            if len(rows) < _FOLLOW_PAGE and not self.resealing.requeue(self.cases):
                 self.pending = False
                 return opened
             if pages is not None and (pages := pages - 1) <= 0:
@@ -316,14 +357,36 @@ class Core:
         else:
             self.behind = None
 
+    def _follow_entry(
+        self,
+        cases: Casebook,
+        row: Mapping[str, Any],
+        named: dict[bytes, list[bytes]],
+        faults: dict[bytes, Fault],
+    ) -> int:
+        """Follow one log entry; return how many envelopes it opened: one or none."""
+        if row["kind"] in {EntryKind.RECEIVED, EntryKind.RELEASED}:
+            return self._follow_one(cases, row, named, faults)
+        if row["kind"] == EntryKind.ERASED:
+            self._follow_erased(cases, parse_entry(row["entry"]).subject)
+            return 0
+        late = self.resealing.late(row)
+        return 0 if late is None else self._follow_one(cases, late, named, faults)
+
     def _follow_one(
-        self, cases: Casebook, row: Mapping[str, Any], named: dict[bytes, list[bytes]]
+        self,
+        cases: Casebook,
+        row: Mapping[str, Any],
+        named: dict[bytes, list[bytes]],
+        faults: dict[bytes, Fault],
     ) -> int:
         # Heavy (pydantic), and needed only where incidents are opened.
         from protocol.incident import from_record, split_attachments  # noqa: PLC0415
 
         if row["id"] is None:
             raise LogCorruptionError(f"the envelope of log entry {row['idx']} is missing")
+        if row["wire"] is None and self.erasures.knows(row["id"]):
+            return 0
         try:
             body = decode(self._open(envelope.parse(row["wire"])), max_bytes=limits.MAX_BODY)
             from_record(body)
@@ -332,7 +395,12 @@ class Core:
             body, attached = split_attachments(body)
         except PeerError as error:
             cases.quarantine(row["id"], row["idx"], error.code, self.clock.now())
+            opener = row["opener"] or row["id"]
+            if opener not in faults and (fault := self.resealing.fault(opener, error)) is not None:
+                faults[opener] = fault
             return 0
+        if row["late"] is not None:
+            cases.release(row["id"])
         cases.store_record(
             envelope_id=row["id"],
             log_index=row["idx"],
@@ -345,6 +413,44 @@ class Core:
             cases.add_attachments(attached, envelope_id=row["id"], at=row["arrived"])
             named[row["id"]] = [each.ref.id for each in attached]
         return 1
+
+    def _follow_erased(self, cases: Casebook, envelope_id: bytes) -> None:
+        """Delete what case.db and the folder of attachments have of an erased envelope."""
+        row, erased = self.store.envelope(envelope_id), self.erasures.get(envelope_id)
+        if row is None or erased is None:
+            raise LogCorruptionError("an envelope that was erased is missing")
+        # Files first: their ids stand in case.db alone.
+        for blob_id in cases.blobs_of(envelope_id):
+            if self.blobs is not None and not self.blob_refs.known(blob_id):
+                try:
+                    self.blobs.delete(blob_id)
+                except BlobStoreError as error:
+                    raise BusyError(
+                        f"an erased attachment is still there: {error.message}", fix=error.fix
+                    ) from None
+        cases.erase(
+            envelope_id=envelope_id, log_index=row["log_index"], author=row["author"],
+            own=row["author"] == self.node_id, arrived=row["arrived"], act=erased.act,
+        )  # fmt: skip
+
+    def erase(self, doomed: Sequence[Doomed], *, reason: Reason, by: str, who: str) -> bool:
+        """Erase these envelopes for good; False if a full disk kept bytes in the write-ahead log.
+
+        Then the next start overwrites them.
+
+        Raises:
+            LockedError: the node is locked.
+            BusyError: the disk is full; nothing was changed.
+            NotFoundError: the content of one is not here any more.
+            PeerError: the key of an epoch that other envelopes need cannot be kept.
+        """
+        self.keys_open()
+        with self.store.shredding(), self.logged():
+            self.erasures.erase(doomed, reason=reason, by=by, who=who)
+        self.receipts.changes += 1
+        wiped = self.store.wipe()
+        self.try_follow()
+        return wiped
 
     def open(self, envelope_id: bytes) -> bytes:
         """Return the body of a stored envelope.
@@ -363,13 +469,31 @@ class Core:
         epoch = self._epoch(held.header.opener or held.id)
         return envelope.open_body(verified, envelope.content_key(verified, epoch))
 
+    def epoch(self, opener: bytes) -> Epoch:
+        """Return the epoch that the envelope *opener* opened.
+
+        Raises:
+            LockedError: the node is locked.
+            PeerError: it is not held, or our slot does not open.
+        """
+        return self._epoch(opener)
+
+    def forget_epoch(self, opener: bytes) -> None:
+        """Look up the epoch anew when it is needed next."""
+        self._epochs.pop(opener, None)
+
     def _epoch(self, opener: bytes) -> Epoch:
         vault = self.keys_open()
         if opener not in self._epochs:
             held = self.held(opener)
             if held is None:
-                raise UnknownEpochError("the envelope that opened the epoch is not held")
-            self._epochs[opener] = envelope.unseal_epoch(
+                left = read_stored(self.store, opener)
+                kept = self.erasures.epoch(left, vault) if isinstance(left, Stub) else None
+                if kept is None:
+                    raise UnknownEpochError("the envelope that opened the epoch is not held")
+                self._epochs[opener] = kept
+                return kept
+            self._epochs[opener] = self.resealing.epoch(held, vault) or envelope.unseal_epoch(
                 VerifiedEnvelope(held), node_id=self.node_id, unsealer=vault
             )
         return self._epochs[opener]
@@ -378,6 +502,18 @@ class Core:
         """Return a stored envelope, which was verified before it was stored."""
         wire = self.store.scalar("SELECT wire FROM envelopes WHERE id = ?", envelope_id)
         return None if wire is None else envelope.parse(wire)
+
+    def signed(self, envelope_id: bytes) -> SignedHeader | None:
+        """Return the signed header of an envelope that is stored, or of which it is left."""
+        held = read_stored(self.store, envelope_id)
+        if held is None:
+            return None
+        return held.signed if isinstance(held, Stub) else SignedHeader.of(held)
+
+    def header(self, envelope_id: bytes) -> tuple[bytes, Header] | None:
+        """Return id and header of an envelope, even if its bytes are gone; None if unknown."""
+        held = read_stored(self.store, envelope_id)
+        return None if held is None else (held.id, held.header)
 
     def opener(self, envelope_id: bytes) -> tuple[Header, Audience] | None:
         """Return header and audience of a stored envelope that opens an epoch."""
@@ -400,10 +536,11 @@ class Core:
                 yield
         except BaseException:
             self.intake.forget()
+            self.witness.forget()
             self.log.forget()
             raise
         # Only now: a head over entries that are undone must never be signed.
-        if seal and self.log.size != before:
+        if seal and self.log.size != before and not self.signing_waits:
             self.seal()
 
     @contextmanager
@@ -414,6 +551,7 @@ class Core:
                 yield
         except BaseException:
             self.intake.forget()
+            self.witness.forget()
             self.log.forget()
             raise
 
@@ -422,7 +560,14 @@ class Core:
 
         Raises:
             LogCorruptionError: the signatures that others may have seen are missing.
+            BusyError: the node has just started, and asks witnesses whether its log is whole.
         """
+        if self.signing_waits and self.log.signed_size != self.log.size:
+            raise BusyError(
+                "the node has just started and asks its peers whether its log is whole; "
+                "until then it signs nothing",
+                fix="try again in half a minute",
+            )
         signed, last = self.log.signed_size, self._fence.last()
         if not signed and last is not None and last[0]:
             # The newest may have been lost in a crash, but never all of them.
@@ -432,6 +577,107 @@ class Core:
         assert not self.store.in_transaction  # noqa: S101  what is signed must be durable
         checkpoint = self.log.seal(self.clock.now())
         self._fence.raise_to(checkpoint.size, checkpoint.root)
+
+    def heartbeat(self) -> int:
+        """Let the log grow by an entry that says nothing, sign it, and offer its head to witnesses.
+
+        Returns:
+            The size of the head.
+
+        Raises:
+            BusyError: the disk is full, or nothing may be signed yet.
+        """
+        with self.logged():
+            self.log.append([Act(EntryKind.HEARTBEAT, self._random(32))])
+        self.seal()
+        return self.cosigning.offer()
+
+    def has_been_linked(self) -> bool:
+        """Whether a peer that may still link could know of this log."""
+        ids = {peer.node_id for peer in self.trust.linkable()}
+        rows = self.store.rows("SELECT node_id FROM peers WHERE last_contact IS NOT NULL")
+        return any(row["node_id"] in ids for row in rows)
+
+    def reopen_log(self) -> str:
+        """Begin a new log, with a new name, on top of what is left of the old one.
+
+        The way out when the database is an older copy, or its log contradicts itself: nothing is
+        signed under the old name any more. The first new entry names the old log and how far it
+        is known to have come.
+
+        Returns:
+            The name of the new log.
+
+        Raises:
+            LockedError: the node is locked; the card with the new name has to be signed.
+        """
+        vault, now = self.keys_open(), self.clock.now()
+        old = self.card.log.name
+        known = self._furthest()
+        name = _next_name(old)
+        card = replace(self.card, log=self.keys.log_keys(name))
+        statement = make_card(card, chain=self.trust.own, issued=now, signer=vault.identity)
+        local = (old, known[0], known[1], self.log.size)
+        self.log.rename(name)
+        try:
+            with self.store.transaction():
+                for table in ("checkpoints", "cosigned", "cosignatures", "head_times"):
+                    self.store.run(f"DELETE FROM {table}")  # noqa: S608  names from here
+                self.store.run("DELETE FROM meta WHERE key = ?", AHEAD)
+                self.log.append([Act(EntryKind.LOG_OPENED, _opened_digest(name, local), local)])
+                self._keep_statement(statement)
+        except BaseException:
+            self.log.forget()
+            self.log.rename(old)
+            raise
+        self.trust = replace(self.trust, own=self.trust.own.extend(statement))
+        self.signing_waits = False
+        checkpoint = self.log.seal(now)
+        self._fence.raise_to(checkpoint.size, checkpoint.root)
+        return name
+
+    def _furthest(self) -> tuple[int, bytes]:
+        """Return size and root of the largest head of our log that is known to be signed."""
+        heads = [(self.log.signed_size, self.log.root(self.log.signed_size))]
+        if (last := self._fence.last()) is not None:
+            heads.append(last)
+        if (ahead := self.store.meta(AHEAD)) is not None:
+            shown = parse_body(parse_note(ahead).text)
+            heads.append((shown.size, shown.root))
+        return max(heads)
+
+    def check_shown(self, note: bytes) -> bool:
+        """Return whether a head that a witness shows is of our own log, which then holds it.
+
+        Raises:
+            LogBehindError: it is later than what is here, or contradicts it: this is an old copy.
+        """
+        card = self.card.log
+        try:
+            shown = verify_checkpoint(
+                note, origin=card.name, ed25519=card.ed25519, mldsa44=card.mldsa44
+            )
+        except PeerError:
+            return False  # of a log of before, or signed by somebody else
+        size = self.log.size
+        if shown.size > size or self.log.root(shown.size) != shown.root:
+            with self.store.transaction():
+                self.store.set_meta(AHEAD, note)
+            raise LogBehindError(
+                f"a peer holds a head of this log with {shown.size} entries that this node signed; "
+                f"here are {size} that do not fit it: this home is an old copy",
+                fix="put back the newest node.db and fence, or begin a new log: picket log reopen",
+            )
+        return True
+
+    def note_head(self, node_id: bytes, note: bytes) -> None:
+        """Note a verified head of a peer's log that came neither by a receipt nor to be cosigned.
+
+        Raises:
+            PeerError: it is no head.
+        """
+        with self.logged():
+            self.witness.saw_head(node_id, note)
 
     # --- taking what peers deliver -----------------------------------------------------------
     def take(self, wires: Sequence[bytes], *, giver: bytes) -> Taken:
@@ -548,10 +794,12 @@ class Core:
             epoch=current["epoch"] if current else 1,
             opener=None,
             audience_digest=suite.ZERO,
-            anchor=None,
+            anchor=self._anchor(audience),
         )
         row = current
-        if row and row["keys"] == _keys_digest(audience) and not _epoch_over(row, now):
+        # Of an epoch whose opener is erased nobody who lacks it could open anything.
+        lasts = row and not _epoch_over(row, now) and not self.erasures.knows(row["opener"])
+        if row and lasts and row["keys"] == _keys_digest(audience):
             try:
                 epoch = self._epoch(row["opener"])
             except PeerError:
@@ -575,6 +823,23 @@ class Core:
         if self.store.meta("incarnation") != fixed:
             self.store.set_meta("incarnation", fixed)
         return self._incarnation
+
+    def _anchor(self, audience: Audience) -> Anchor | None:
+        """Return the newest head that we cosigned of a recipient's log: nobody knew it before.
+
+        Of a recipient's, as the audience knows of each other; not our own, which we know before
+        anybody else.
+        """
+        ids = [each for each in audience.recipient_ids if each != self.node_id]
+        row = self.store.row(
+            expand(
+                "SELECT origin, size, root FROM witnessed WHERE size > 0 AND node_id IN (??) "
+                "ORDER BY at DESC, origin LIMIT 1",
+                ids,
+            ),
+            *ids,
+        )
+        return None if row is None else Anchor(row["origin"], row["size"], row["root"])
 
     def _own_head(self, row: Mapping[str, Any]) -> bytes:
         """Return the head of the last stream for an audience, to which a new one is linked."""
@@ -608,6 +873,11 @@ class Core:
         # Under its id, which nothing names if the transaction is undone.
         self._epochs[sealed.id] = Epoch(sealed.id, header.stream, number, audience, epoch_key)
         return sealed
+
+    @property
+    def card_n(self) -> int:
+        """The number of our newest card."""
+        return self._card_n()
 
     def _card_n(self) -> int:
         statements = self.trust.own.statements
@@ -677,12 +947,13 @@ class Core:
         """Take a statement of our own, signed just now, into chain, database and log."""
         chain = self.trust.own.extend(statement)
         with self.logged():
-            self.store.insert(
-                "statements",
-                {"node_id": self.node_id, "n": statement.n, "wire": statement.wire},
-            )
-            self.log.append([Act(EntryKind.KEY_STATEMENT, statement.digest, (statement.n,))])
+            self._keep_statement(statement)
         self.trust = replace(self.trust, own=chain)
+
+    def _keep_statement(self, statement: Statement) -> None:
+        row = {"node_id": self.node_id, "n": statement.n, "wire": statement.wire}
+        self.store.insert("statements", row)
+        self.log.append([Act(EntryKind.KEY_STATEMENT, statement.digest, (statement.n,))])
 
     def add_peer(self, chain: Chain, name: str) -> Peer:
         """Pin the node of a verified *chain* under *name*, or take its newer statements.
@@ -710,6 +981,17 @@ class Core:
         """
         after = self.trust.approve(node_id, level, verification)
         self._change_trust(after, node_id, f"approved: {level}")
+        return self.trust.peer(node_id)
+
+    def lower_peer(self, node_id: bytes, level: Level, *, by: str) -> Peer:
+        """Trust a peer less from now on; *by* is who says so.
+
+        Raises:
+            TrustConflictError: the level is not lower.
+        """
+        after = self.trust.lower(node_id, level)
+        # Its verification, which the act repeats, says who compared the number.
+        self._change_trust(after, node_id, f"lowered: {level}, by {by}")
         return self.trust.peer(node_id)
 
     def _change_trust(self, after: TrustStore, node_id: bytes, what: str) -> None:
@@ -780,6 +1062,8 @@ class Core:
         self.seal()
         entries = self.log.verify()
         self._verify_none_missing()
+        self.erasures.verify()
+        self.access.verify()
         self._verify_trust()
         envelopes = 0
         for row in self.store.rows("SELECT id FROM envelopes"):
@@ -869,7 +1153,9 @@ class Core:
             card = self.trust.card_at(held.header.author, held.header.card_n)
             if card is None:
                 raise LogCorruptionError(f"the author's card of log entry {index} is missing")
-            if isinstance(held, Stub):
+            if isinstance(held, Stub) and self.erasures.knows(held.id):
+                verify_stub(held, network=self.trust.own.network, message_key=card.message)
+            elif isinstance(held, Stub):
                 self._verify_let_go(held, card, row)
             else:
                 envelope.verify(held, network=self.trust.own.network, message_key=card.message)
@@ -927,6 +1213,16 @@ class Core:
             verified.checkpoint.size,
         ):  # fmt: skip
             raise LogCorruptionError("the record of a stored receipt was changed")
+
+
+def _next_name(old: str) -> str:
+    """Return the name of the log after *old*: ``…/log``, ``…/log2``, ``…/log3``."""
+    stem = old.rstrip("0123456789")
+    return f"{stem}{int(old[len(stem) :] or 1) + 1}"
+
+
+def _opened_digest(name: str, local: Sequence[object]) -> bytes:
+    return suite.digest("log-opened", name.encode(), encode(list(local)))
 
 
 def _keys_digest(audience: Audience) -> bytes:

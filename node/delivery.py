@@ -24,8 +24,9 @@ from protocol.delivery_statement import (
     Unreachable,
 )
 from protocol.entry import EntryKind
-from protocol.envelope import Audience, Envelope
+from protocol.envelope import Audience
 from protocol.errors import ConflictError, LogCorruptionError, NotFoundError, PeerError
+from protocol.fork import SignedHeader
 from protocol.frames import encode_frame
 from protocol.statement import make_bundle
 
@@ -101,8 +102,8 @@ def gather(
     return statement, evidence
 
 
-def _released(core: Core, envelope_id: bytes, now: int) -> tuple[Envelope, Audience]:
-    held = core.held(envelope_id)
+def _released(core: Core, envelope_id: bytes, now: int) -> tuple[SignedHeader, Audience]:
+    held = core.signed(envelope_id)
     if held is None:
         raise NotFoundError(
             "no such envelope is held", fix="give its 64 hexadecimal digits, or the incident"
@@ -130,7 +131,7 @@ class _Facts:
     """Answers for each recipient of one envelope."""
 
     def __init__(
-        self, core: Core, presence: Presence, held: Envelope, *, now: int, window: int
+        self, core: Core, presence: Presence, held: SignedHeader, *, now: int, window: int
     ) -> None:
         self._core, self._presence = core, presence
         self._envelope_id, self._released = held.id, held.header.created

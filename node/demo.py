@@ -30,6 +30,7 @@ from node.cli.terminal import table
 from node.client import Client
 from node.demo_incidents import DemoIncident, load
 from node.home import Home
+from node.words import counted
 from protocol import envelope
 from protocol.armor import dearmor
 from protocol.errors import PeerError, PicketError
@@ -332,8 +333,9 @@ class Demo:
         for node in self.nodes.values():
             seen = node.call("POST", "/api/v1/log/verify", {})
             self._check(
-                f"{node.name}'s log verifies: {seen['size']} entries, {seen['envelopes_checked']} "
-                f"envelopes, {seen['receipts_checked']} receipts",
+                f"{node.name}'s log verifies: {counted(seen['size'], 'entry')}, "
+                f"{counted(seen['envelopes_checked'], 'envelope')}, "
+                f"{counted(seen['receipts_checked'], 'receipt')}",
                 bool(seen["ok"]),
             )
 
@@ -399,13 +401,17 @@ def _story(demo: Demo, console: Any, *, check: bool) -> None:  # noqa: ANN401  r
     demo.make()
     demo.start(*demo.nodes)
     demo.pair()
-    say(f"{len(direct)} incidents (exercise) are released, each to its own audience.")
+    say(
+        f"{len(items)} incidents (exercise): {len(direct)} are released at once, each to its own "
+        f"audience, and {len(carried)} later through a carrier."
+    )
     with _progress(console, quiet=check) as progress:
         latencies = demo.exchange(direct, progress)
     _table(direct, latencies)
     every = [ms for each in latencies for ms in each.values()]
     demo._check(
-        f"{len(every)} deliveries, each with a verified receipt; nobody who is not named can read",
+        f"{counted(len(every), 'delivery')}, each with a verified receipt; nobody who is not named "
+        "can read",
         len(every) == sum(len(item.audience) for item in direct),
     )
     say(

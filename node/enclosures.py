@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from node.access import OPERATOR
 from node.attachments import Progress
 from node.blobs import BlobStore, Writer
 from node.clock import Clock, rfc3339
 from node.core import Core
+from protocol.access import ATTACHMENT
 from protocol.blob import Blob, BlobRef
 from protocol.errors import (
     ConflictError,
@@ -283,15 +285,24 @@ class Enclosures:
 
         return keep
 
-    def download(self, text: str) -> Download:
+    def download(self, text: str, *, who: str = OPERATOR) -> Download:
         """Return how to read the file whose SHA-256 is, or begins with, *text*.
+
+        That *who* does is logged, unless nothing of it is here or it is part of drafts only.
 
         Raises:
             NotFoundError: no such attachment is known.
             LockedError: the node is locked.
+            BusyError: the disk is full, and nothing is handed out that is not logged.
         """
         sha256 = self.find(text)
-        return Download(self.judge, sha256, self._refs(sha256))
+        _, cases = self._core.opened()
+        rows = cases.attachments(sha256=sha256)
+        refs = tuple(row["ref"] for row in rows)
+        named = [row["envelope_id"] for row in rows if row["envelope_id"]]
+        if named and any(self.judge.store.holds(ref.id) for ref in refs):
+            self._core.access.record_reading(ATTACHMENT, named, who, sha256.hex()[:16])
+        return Download(self.judge, sha256, refs)
 
     # --- fetching and dropping ---------------------------------------------------------------
     def fetch(self, text: str) -> tuple[Callable[[], list[Blob]], Callable[[list[Blob]], Row]]:

@@ -30,10 +30,20 @@ from node.clock import Clock
 from node.core import Core
 from node.gossip import Gossip
 from node.line import Line
+from node.outside import OutsideWitnesses
+from node.tiles import LogFiles, Resource
 from node.transport import Link, Listener, dial
+from node.witnessing import BEAT_MS
 from protocol import limits
-from protocol.errors import LinkError, OversizeError, PicketError, StoreError, UntrustedKeyError
-from protocol.quota import Quota
+from protocol.errors import (
+    BusyError,
+    LinkError,
+    OversizeError,
+    PicketError,
+    StoreError,
+    UntrustedKeyError,
+)
+from protocol.quota import Bucket, Quota, Rate
 
 _log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -50,6 +60,7 @@ _LAG_S: Final = 1.0
 """How long opening what was received waits for a quiet moment, before each page of it."""
 _SWITCH_S: Final = 0.0005
 _THREADS: Final = min(4, os.cpu_count() or 1)
+_LOG_READS: Final = Rate(amount=limits.LOG_READS_PER_S, burst=limits.LOG_READS_BURST)
 
 
 @dataclass(eq=False)
@@ -77,21 +88,26 @@ class Engine:
         identity_pem: Path,
         dials: bool,
         quota: Quota | None = None,
+        beat_ms: int = BEAT_MS,
     ) -> None:
         """Prepare; nothing runs before ``run``."""
         self.core = core
         self.gossip = Gossip(
-            core, clock=clock, random=random, quota=quota, receipts_wait_ms=_RECEIPTS_WAIT_MS
-        )
+            core, clock=clock, random=random, quota=quota, receipts_wait_ms=_RECEIPTS_WAIT_MS,
+            beat_ms=beat_ms,
+        )  # fmt: skip
+        self._clock = clock
         self._random = random
         self._pem = identity_pem
         self._dials = dials
         self._desk = ThreadPoolExecutor(1, thread_name_prefix="desk")
         self._checkers = ThreadPoolExecutor(_THREADS, thread_name_prefix="check")
         core.intake.verify_all = self._verify_all
+        self._outside = OutsideWitnesses(core, desk=self.desk, counts=self.gossip.metrics)
         self._connections: dict[Line, Connection] = {}
         self._dialers: dict[bytes, asyncio.Task[None]] = {}
         self._dropped: dict[bytes, asyncio.Event] = {}
+        self._log_reads: dict[bytes, Bucket] = {}
         self._inbox: list[tuple[Connection, bytes]] = []
         self._acts: list[tuple[Callable[[], object], asyncio.Future[object]]] = []
         self._work = asyncio.Event()
@@ -154,6 +170,7 @@ class Engine:
             identity_pem=self._pem,
             anchors=self._anchors(),
             on_link=self._accepted,
+            on_read=self.read_log,
             counts=self.gossip.metrics,
         )
         bound = await self.listener.start(host, port) if host is not None else 0
@@ -193,6 +210,7 @@ class Engine:
         if writers:
             await asyncio.wait(writers, timeout=limits.CLOSE_TIMEOUT_S)
         await asyncio.gather(*(c.link.close("shutdown") for c in list(self._connections.values())))
+        await self._outside.stop()
         for task in self._dialers.values():
             task.cancel()
         await asyncio.gather(*self._dialers.values(), return_exceptions=True)
@@ -253,6 +271,29 @@ class Engine:
             await link.close(UntrustedKeyError.code)
             return
         await self._serve(link, peer, dialer=False)
+
+    async def read_log(self, certificate: bytes, path: str) -> Resource:
+        """Return a file of the log, but no entries, to the peer that has *certificate*.
+
+        Nothing is signed for it: a peer cannot make the log say how far it has grown.
+
+        Raises:
+            UntrustedKeyError: no peer that may link has it.
+            BusyError: the peer has read too much lately.
+            NotFoundError: there is no such file.
+        """
+        peer = self.core.trust.by_certificate(certificate)
+        if peer is None:
+            raise UntrustedKeyError("the certificate is on no peer's card")
+        now = self._clock.monotonic()
+        reads = self._log_reads.setdefault(peer.node_id, Bucket(_LOG_READS, now))
+        if reads.wait(1, now):
+            raise BusyError("the peer reads the log too fast", fix="read it more slowly")
+        reads.take(1, now)
+        # Not the newest head: between two beats nobody is told how fast the log grows.
+        return await self.desk(
+            lambda: LogFiles(self.core.log, head=self.core.cosigning.shown).resolve(path)
+        )
 
     async def _dial_forever(self, node_id: bytes) -> None:
         attempt = 0
@@ -431,7 +472,10 @@ class Engine:
     async def _tick_on(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            beats = self.gossip.witnessing.beats
             await self.desk(self.gossip.tick)
+            if self.gossip.witnessing.beats != beats:
+                self._outside.ask(self.gossip.witnessing.offered)
             if self.core.behind is not None:
                 await self.desk(lambda: self.core.try_follow(pages=1))
             if self.core.pending:

@@ -96,6 +96,8 @@ class Exchange:
                 if len(line.wants) < limits.MAX_WANTS and self._may_have(line.peer, key):
                     line.wants.append((key, ranges))
             case WantReceipts(ids):
+                if self._core.signing_waits:
+                    return  # it asks again
                 self._core.seal()
                 receipts = self._core.receipts.wanted(ids, asker=line.peer)
                 self._perform(line, line.session.committed(receipts, (), faults=0))

@@ -28,6 +28,8 @@ from node.intake import Taken, id_of
 from node.line import Line
 from node.metrics import Metrics
 from node.offering import Offering
+from node.resealing_links import Resealed, ResealingLinks
+from node.witnessing import BEAT_MS, Outcome, Witnessing
 from protocol import limits, suite
 from protocol.blob import BlobChunk, BlobFrame, NoBlob, WantBlob
 from protocol.errors import (
@@ -44,7 +46,21 @@ from protocol.errors import (
 )
 from protocol.fork import Fork
 from protocol.frames import Forked, Receipts, Refusal, Runs
+from protocol.log_frames import (
+    Consistency,
+    Cosign,
+    Cosigned,
+    Head,
+    Heads,
+    LogForked,
+    LogFrame,
+    LogPart,
+    WantConsistency,
+    WantHead,
+    WantLog,
+)
 from protocol.quota import BACKOFF, PAUSE_MS, QUOTA, Meter, Over, Quota
+from protocol.reseal import ResealFrame, SealedAgain, Unopened
 from protocol.session import (
     Close,
     Commit,
@@ -73,7 +89,7 @@ _CLOCK_SET_MS: Final = 2_000
 _FRAME_US: Final = 20
 _BYTES_PER_US: Final = 1_000
 _QUIET_CODES: Final = frozenset({"shutdown", "second-link"})
-_Outcome = Taken | Receipts | Runs | PeerError | Fork | None
+_Outcome = Taken | Receipts | Runs | PeerError | Fork | Outcome | Resealed | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +112,7 @@ class Gossip:
         quota: Quota | None = None,
         counts: Metrics | None = None,
         receipts_wait_ms: int = 0,
+        beat_ms: int = BEAT_MS,
     ) -> None:
         """Begin without links.
 
@@ -107,6 +124,7 @@ class Gossip:
             counts: where to count.
             receipts_wait_ms: how long a receipt may wait for others to go under one signature;
                 whoever gives it calls ``answer`` in time.
+            beat_ms: how often the head of the log is shown to witnesses.
         """
         self.core = core
         self.metrics = counts or Metrics()
@@ -132,6 +150,22 @@ class Gossip:
             counts=self.metrics,
         )
         self.offering = Offering(core, clock=clock, perform=self._perform)
+        self.witnessing = Witnessing(
+            core,
+            clock=clock,
+            random=random,
+            links=self.links,
+            perform=lambda line, effects: self._guarded(line, self._perform, effects),
+            counts=self.metrics,
+            beat_ms=beat_ms,
+        )
+        self.resealing = ResealingLinks(
+            core,
+            clock=clock,
+            links=self.links,
+            perform=lambda line, effects: self._guarded(line, self._perform, effects),
+            counts=self.metrics,
+        )
         self.attachments = Attachments(
             core,
             clock=clock,
@@ -185,6 +219,7 @@ class Gossip:
         if self.links.get(line.peer) is line:
             del self.links[line.peer]
             self.exchange.lost(line)
+            self.witnessing.lost(line)
             line.meter.withdraw()
             try:
                 self.core.left(line.peer)
@@ -242,14 +277,18 @@ class Gossip:
         self.answer()
         try:
             self._watch_clock(now)
-            self.core.seal()
+            self.witnessing.tick(now)
+            if not self.core.signing_waits:
+                self.core.seal()
             self.exchange.tick(now)
+            self.resealing.tick()
             self.attachments.tick(now)
             self.core.outbox.ask_carriers(frozenset(self.links))
             if now - self._swept_at >= _SWEEP_MS:
                 self._swept_at = now
                 self.metrics.add(metrics.EXPIRED, by=self.core.outbox.expire_forwards())
                 self.core.outbox.custody.let_go()
+                self.core.erasures.sweep()
                 self.core.still_linked(frozenset(self.links))
         except BusyError as error:
             self._note_busy(error)
@@ -326,7 +365,10 @@ class Gossip:
                     self._opened(line)
                 case Commit() | StoreReceipts() | NoteSettled() | NoteRefusals() | NoteLate():
                     self._gathering.append(_Act(line, effect))
-                case Heard(frame=Forked()):
+                case Heard(frame=Forked() | Cosign() | Cosigned() | Heads() | Consistency()
+                           | LogForked() | Unopened() | SealedAgain()):  # fmt: skip
+                    self._gathering.append(_Act(line, effect))
+                case Heard(frame=Head(node_id=about)) if about != self.core.node_id:
                     self._gathering.append(_Act(line, effect))
                 case Heard():
                     self._heard(line, effect.frame)
@@ -342,11 +384,16 @@ class Gossip:
                 case _:
                     assert_never(effect)
 
-    def _heard(self, line: Line, frame: Said | BlobFrame) -> None:
+    def _heard(self, line: Line, frame: Said | BlobFrame | ResealFrame | LogFrame) -> None:
         if isinstance(frame, WantBlob | BlobChunk | NoBlob):
             self.attachments.heard(line, frame)
             return
         self._settle_gathered()
+        if isinstance(frame, WantHead | WantConsistency | WantLog | LogPart | Head):
+            self.witnessing.heard(line, frame)
+            return
+        acts = Unopened | SealedAgain | Cosign | Cosigned | Heads | Consistency | LogForked
+        assert not isinstance(frame, acts)  # noqa: S101  those are database acts
         self.exchange.heard(line, frame)
 
     def _opened(self, line: Line) -> None:
@@ -369,6 +416,7 @@ class Gossip:
             self.core.contact(line.peer)
         except BusyError as error:
             self._note_busy(error)
+        self.witnessing.opened(line)
         self.exchange.opened(line)
         self.attachments.opened(line)
 
@@ -412,6 +460,7 @@ class Gossip:
         )
         for act, outcome in zip(admitted, outcomes, strict=True):
             self._guarded(act.line, self._answer, act, outcome)
+        self.witnessing.alarm(self.core.witness.found())
         for line in dict.fromkeys(act.line for act in admitted):
             self._date_answer(line)
         self.answer()
@@ -462,18 +511,25 @@ class Gossip:
                 core.outbox.late(peer, ids)
             case Heard(Forked(proof)):
                 return self._part(lambda: core.take_fork(proof, giver=peer))
+            case Heard(Unopened() | SealedAgain() as told):
+                if self.resealing.pays(act.line):
+                    return self._part(lambda: self.resealing.act(told))
+            case Heard(
+                Cosign() | Cosigned() | Heads() | Head() | Consistency() | LogForked() as frame
+            ):
+                return self._part(lambda: self.witnessing.act(act.line, frame))
             case _:
                 raise AssertionError(act.effect)
         return None
 
-    def _part(self, act: Callable[[], object]) -> PeerError | Fork | None:
+    def _part(self, act: Callable[[], object]) -> PeerError | Fork | Outcome | Resealed | None:
         """Run *act* as a part of the transaction that its own fault undoes alone."""
         try:
             with self.core.part():
                 result = act()
         except PeerError as error:
             return error
-        return result if isinstance(result, Fork) else None
+        return result if isinstance(result, Fork | Outcome | Resealed) else None
 
     def _unable(self, act: _Act, error: BusyError) -> _Outcome:
         """Return the outcome of *act* when the disk takes nothing: the peer will try again."""
@@ -493,12 +549,20 @@ class Gossip:
                 self._answer_receipts(line, receipts, outcome)
             case NoteRefusals(items), _:
                 self._after_refusals(line, items)
-            case Heard(), PeerError():
+            case Heard(Unopened() | SealedAgain() as frame), Resealed() | PeerError():
+                self.resealing.after(line, frame, outcome)
+            case Heard(Forked()), PeerError():
                 known = isinstance(outcome, UnknownCardError)
                 _log.warning("fork-refused", peer=self._name(line.peer), code=outcome.code)
                 self._perform(line, line.session.blame(0 if known else 1))
             case Heard(), Fork():
                 self._after_forks(line, [outcome])
+            case Heard(), Outcome():
+                self.witnessing.after(line, outcome)
+            case Heard(), PeerError():
+                _log.warning("log-refused", peer=self._name(line.peer), code=outcome.code)
+                self.metrics.add(metrics.LOG_REFUSED, self._name(line.peer))
+                self._perform(line, line.session.blame(1))
             case _:
                 pass
 
@@ -542,6 +606,8 @@ class Gossip:
     def answer_in(self) -> int | None:
         """In how many ms ``answer`` has something to do; None if nothing waits."""
         due = [line.answer_at for line in self._unanswered()]
+        if self.core.signing_waits:
+            return None
         return max(0, min(due) - self._clock.monotonic()) if due else None
 
     def _unanswered(self) -> list[Line]:
@@ -553,6 +619,8 @@ class Gossip:
         Raises:
             StoreError: the node must stop.
         """
+        if self.core.signing_waits:
+            return  # receipts go out once a witness has said that this log is whole
         now = self._clock.monotonic()
         waiting = self._unanswered()
         if any(line.answer_at <= now for line in waiting):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,11 @@ class Home:
     def node_db(self) -> Path:
         """Ciphertext, log, peers, outbox."""
         return self.path / "node.db"
+
+    @property
+    def witness_policy(self) -> Path:
+        """Whose cosignatures count (C2SP tlog-policy); may be missing."""
+        return self.path / "witness-policy"
 
     @property
     def case_db(self) -> Path:
@@ -100,6 +106,26 @@ class Home:
                 f"{_SOCKET_PATH}",
                 fix="choose a shorter folder with --home",
             )
+
+
+def user_name(number: int | None = None) -> str:
+    """Return what the user of this process, or user *number*, is called."""
+    number = os.geteuid() if number is None else number
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:  # as in a container
+        return f"number {number}"
+
+
+def owner_of(path: Path) -> str | None:
+    """Return whose *path* is, or the folder that keeps us from seeing it; None if it is ours."""
+    for each in (path, *path.absolute().parents):
+        try:
+            number = each.stat().st_uid
+        except OSError:
+            continue
+        return None if number == os.geteuid() else user_name(number)
+    return None
 
 
 def default_home() -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 from keys.identity import Random, ServiceKeys
+from node.log_check import check_log
 from node.store import Store
 from protocol import merkle
 from protocol.canonical import encode
@@ -17,7 +18,9 @@ from protocol.errors import LogCorruptionError, PeerError, ProofError
 from protocol.frames import SHORT_ID, ReceiptItem, Receipts, Run, Runs
 
 _CHECKPOINTS_KEPT: Final = 64
-_MEMO_MAX: Final = 65_536  # hashes, about 12 MB
+_KEEP_EVERY: Final = 32
+"""Entries after which the newest checkpoint is stored: it takes a page and more of each commit."""
+_MEMO_MAX: Final = 65_536  # hashes, about 14 MB; enough for each lookup in 2,000,000 entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +68,6 @@ class _Tiles:
         self._edge.clear()
 
 
-class _Rebuilt:
-    """Makes the tiles anew, leaf by leaf, and compares each with the stored one."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._edges: list[tuple[int, bytearray]] = []  # of each level: tile index, its hashes
-        self._tiles = 0
-
-    def add(self, leaf: bytes) -> None:
-        """Take the next leaf hash."""
-        level, value = 0, leaf
-        while True:
-            if level == len(self._edges):
-                self._edges.append((0, bytearray()))
-            index, edge = self._edges[level]
-            edge += value
-            if len(edge) < merkle.TILE_WIDTH * merkle.HASH_SIZE:
-                return
-            self._compare(level, index, bytes(edge))
-            self._edges[level] = (index + 1, bytearray())
-            level, value = level + 1, merkle.tile_root(bytes(edge))
-
-    def finish(self) -> None:
-        """Compare the right edge, and see that there is no tile besides."""
-        for level, (index, edge) in enumerate(self._edges):
-            if edge:
-                self._compare(level, index, bytes(edge))
-        if self._store.scalar("SELECT count(*) FROM tiles") != self._tiles:
-            raise LogCorruptionError("the log has tiles that belong to no entry")
-
-    def _compare(self, level: int, index: int, data: bytes) -> None:
-        stored = self._store.scalar(
-            "SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index
-        )
-        if stored != data:
-            raise LogCorruptionError(f"tile {level}/{index} differs from the entries it stands for")
-        self._tiles += 1
-
-
 class Log:
     """One node's log. Call ``append`` and then ``seal`` inside one transaction."""
 
@@ -121,14 +85,20 @@ class Log:
         # The newest checkpoint if it may not be stored yet: size, note, when.
         self._newest: tuple[int, bytes, int] | None = None
         self._is_stored = False
+        self._kept_size: int | None = None
         self.origin = origin
 
     def forget(self) -> None:
         """Forget all that is not in the database: a transaction was undone."""
         self._memo.clear()
         self._tiles.forget()
-        self._size = None
+        self._size = self._kept_size = None
         self._is_stored = False
+
+    def rename(self, origin: str) -> None:
+        """Go on under another name; no head was signed under it yet."""
+        self.origin, self._newest, self._is_stored = origin, None, False
+        self._kept_size = None
 
     @property
     def size(self) -> int:
@@ -163,23 +133,22 @@ class Log:
                     "local_blind": local_blind,
                 }
             )  # fmt: skip
-        if len(self._memo) > _MEMO_MAX:
-            self._memo.clear()
         try:
             tiles = merkle.grow(size=first, new_leaves=leaves, reader=self._tiles)
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
         self._store.insert_all("entries", rows)
         self._tiles.write(tiles)
-        self.keep()
+        if self._newest is not None and self._newest[0] - self._kept() >= _KEEP_EVERY:
+            self.keep()
         self._size = first + len(acts)
         return range(first, first + len(acts))
 
     def seal(self, now: int) -> Checkpoint:
         """Sign the present tree head, whose entries are stored.
 
-        It is stored with the next entry, or by ``keep``. If a crash comes before, the same head
-        is signed once more; the fence sees to it that it is the same.
+        It is stored with an entry to come, or by ``keep``. If a crash comes before, the head of
+        what is stored is signed anew; the fence sees to it that it contains what was published.
         """
         checkpoint = Checkpoint(self.origin, self.size, self.root())
         note = sign_checkpoint(
@@ -203,7 +172,15 @@ class Log:
             "(SELECT size FROM checkpoints ORDER BY size DESC LIMIT 1 OFFSET ?)",
             _CHECKPOINTS_KEPT,
         )
-        self._is_stored = True
+        self._is_stored, self._kept_size = True, size
+
+    def _kept(self) -> int:
+        """Return the size of the largest stored checkpoint."""
+        if self._kept_size is None:
+            self._kept_size = int(
+                self._store.scalar("SELECT coalesce(max(size), 0) FROM checkpoints")
+            )
+        return self._kept_size
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root of the first *size* entries (all by default).
@@ -212,7 +189,9 @@ class Log:
             LogCorruptionError: a tile is missing or too narrow.
         """
         try:
-            return merkle.root(self.size if size is None else size, self._tiles, self._memo)
+            return merkle.root(
+                self.size if size is None else size, self._tiles, self._bounded_memo()
+            )
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
@@ -234,6 +213,28 @@ class Log:
         entry: bytes = self._store.scalar("SELECT entry FROM entries WHERE idx = ?", index)
         return entry
 
+    def entries(self, first: int, count: int) -> tuple[bytes, ...]:
+        """Return the bytes of *count* entries from *first* on.
+
+        Raises:
+            LogCorruptionError: one is missing.
+        """
+        rows = self._store.rows(
+            "SELECT entry FROM entries WHERE idx >= ? AND idx < ? ORDER BY idx",
+            first, first + count,
+        )  # fmt: skip
+        if len(rows) != count:
+            raise LogCorruptionError(f"an entry after {first} of the log is missing")
+        return tuple(row["entry"] for row in rows)
+
+    def tile(self, level: int, index: int) -> bytes:
+        """Return the hashes of one tile, as far as the log has grown.
+
+        Raises:
+            LogCorruptionError: it is missing.
+        """
+        return self._tiles.read_tiles([(level, index)])[level, index]
+
     def prove(self, index: int, size: int) -> tuple[bytes, ...]:
         """Return the inclusion proof of entry *index* in the first *size* entries.
 
@@ -241,9 +242,36 @@ class Log:
             LogCorruptionError: a tile is missing or too narrow.
         """
         try:
-            return merkle.prove_inclusion(index, size, self._tiles, self._memo)
+            return merkle.prove_inclusion(index, size, self._tiles, self._bounded_memo())
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
+
+    def prove_consistency(self, old: int, new: int) -> tuple[bytes, ...]:
+        """Return the proof that the first *new* entries extend the first *old*.
+
+        Raises:
+            LogCorruptionError: a tile is missing or too narrow.
+        """
+        try:
+            return merkle.prove_consistency(old, new, self._tiles)
+        except ProofError as error:
+            raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
+
+    def prove_prefix(self, old: int, new: int) -> tuple[bytes, ...]:
+        """Return the path that shows the root of the first *old* of *new* entries.
+
+        Raises:
+            LogCorruptionError: a tile is missing or too narrow.
+        """
+        try:
+            return merkle.prove_prefix(old, new, self._tiles)
+        except ProofError as error:
+            raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
+
+    def _bounded_memo(self) -> merkle.Memo:
+        if len(self._memo) > _MEMO_MAX:
+            self._memo.clear()
+        return self._memo
 
     def receipts(self, items: Sequence[tuple[bytes, int]]) -> Receipts:
         """Return receipts for (envelope id, log index) pairs under the newest checkpoint."""
@@ -283,12 +311,14 @@ class Log:
 
     def _prove_run(self, first: int, last: int, size: int) -> tuple[bytes, ...]:
         try:
-            return merkle.prove_run(first, last, size, self._tiles, self._memo)
+            return merkle.prove_run(first, last, size, self._tiles, self._bounded_memo())
         except ProofError as error:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
     def verify(self, progress: Callable[[int], None] | None = None) -> int:
         """Rebuild the tree from every entry and compare it with every stored checkpoint and tile.
+
+        *progress* is told how many entries were checked, again and again and at the end.
 
         Returns:
             The number of entries checked.
@@ -301,49 +331,14 @@ class Log:
         newest = max(checkpoints, default=-1)
         if newest != size:
             raise LogCorruptionError(f"{max(newest, 0)} entries were signed, but there are {size}")
-        checkpoints.pop(0, None)
-        tiles = _Rebuilt(self._store)
-        count = 0
-        peaks: list[tuple[int, bytes]] = []  # (leaves, hash) of perfect subtrees, left to right
-        for count, (index, entry) in enumerate(self._entries(), start=1):
-            if index != count - 1:
-                raise LogCorruptionError(f"entry {count - 1} of the log is missing")
-            leaf = merkle.leaf_hash(entry)
-            _push(peaks, leaf)
-            root = checkpoints.pop(count, None)
-            if root is not None and root != _root(peaks):
-                raise LogCorruptionError(f"the log differs from its checkpoint of size {count}")
-            tiles.add(leaf)
-            if progress is not None:
-                progress(count)
-        if checkpoints or count != size:
-            raise LogCorruptionError(f"{size} entries were signed, but there are {count}")
-        tiles.finish()
-        return count
-
-    def _entries(self) -> Iterator[tuple[int, bytes]]:
-        following = -1
-        while rows := self._store.rows(
-            "SELECT * FROM entries WHERE idx > ? ORDER BY idx LIMIT 1000", following
-        ):
-            for row in rows:
-                self._check(row)
-                yield row["idx"], row["entry"]
-            following = rows[-1]["idx"]
-        if self._store.scalar("SELECT 1 FROM entries WHERE idx < 0"):
-            raise LogCorruptionError("the log has an entry before its first one")
-
-    @staticmethod
-    def _check(row: Mapping[str, Any]) -> None:
-        """Check what only this node knows of an entry against what the entry commits to."""
-        index = row["idx"]
-        try:
-            entry = parse_entry(row["entry"])
-        except PeerError as error:
-            raise LogCorruptionError(f"entry {index} of the log is damaged: {error}") from None
-        opening = local_digest(row["local"], row["local_blind"])
-        if (entry.kind, entry.local_digest) != (row["kind"], opening):
-            raise LogCorruptionError(f"the record beside log entry {index} was changed")
+        path = None if self._store.in_transaction else self._store.path
+        check_log(self._store.tuples, size, path=path, progress=progress)
+        # Of the stored tiles, which were found to be those of the entries; not of our memory.
+        stored, memo = _Tiles(self._store), dict[tuple[int, int], bytes]()
+        for signed, root in checkpoints.items():
+            if merkle.root(signed, stored, memo) != root:
+                raise LogCorruptionError(f"the log differs from its checkpoint of size {signed}")
+        return size
 
     def _verified_checkpoints(self) -> dict[int, bytes]:
         keys = self._keys.log_keys(self.origin)
@@ -381,17 +376,3 @@ def _alike(kinds: Sequence[int]) -> list[tuple[int, int]]:
     """Return the half-open stretches of equal *kinds*."""
     bounds = [0, *(i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]), len(kinds)]
     return list(pairwise(bounds))
-
-
-def _push(peaks: list[tuple[int, bytes]], leaf: bytes) -> None:
-    peaks.append((1, leaf))
-    while len(peaks) > 1 and peaks[-1][0] == peaks[-2][0]:
-        (count, right), (_, left) = peaks.pop(), peaks.pop()
-        peaks.append((2 * count, merkle.node_hash(left, right)))
-
-
-def _root(peaks: Sequence[tuple[int, bytes]]) -> bytes:
-    root = peaks[-1][1]
-    for _, left in reversed(peaks[:-1]):
-        root = merkle.node_hash(left, root)
-    return root

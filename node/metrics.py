@@ -55,7 +55,9 @@ _VALUES: Final[Mapping[str, frozenset[str] | None]] = {
     "lane": frozenset({"control", "receipts", "live", "catch-up"}),
     "part": frozenset({"author", "recipient", "carrier"}),
     "peer": None,  # the operator's names, up to MAX_PEERS
-    "reason": frozenset({"half-open", "half-open-address", "links-per-certificate", "files"}),
+    "reason": frozenset(
+        {"half-open", "half-open-address", "links-per-certificate", "log-readers", "files"}
+    ),
     "side": frozenset({"dialled", "accepted"}),
     "what": frozenset(What),
 }
@@ -123,6 +125,20 @@ QUOTA_REFUSALS: Final = _counter(
 CLOCK_SKEWS: Final = _counter("clock_skews", "Envelopes whose author's clock is doubtful.", "peer")
 DISK_BUSY: Final = _counter("disk_busy", "Times that the disk took nothing more.")
 FORKS: Final = _counter("forks", "Proofs that an author signed twice in one place.")
+LOG_FORKS: Final = _counter("log_forks", "Proofs that a log contradicts itself.")
+LOG_REFUSED: Final = _counter("log_refused", "False things that peers said of logs.", "peer")
+COSIGNED: Final = _counter("log_cosigned", "Heads of this log that a quorum has cosigned.")
+COSIGNING_REFUSED: Final = _counter("cosigning_refused", "Heads not cosigned, by peer.", "peer")
+UNOPENED: Final = _counter(
+    "unopened_notices", "Notices of epochs that do not open: given (out), and heard (in).",
+    "direction",
+)  # fmt: skip
+SEALED_AGAIN: Final = _counter(
+    "sealed_again", "Epochs sealed again to one reader: given (out), and opened (in).", "direction"
+)
+RESEALS_REFUSED: Final = _counter(
+    "reseals_refused", "Notices and new slots of peers that were refused, by reason.", "code"
+)
 
 # --- state -----------------------------------------------------------------------------------
 LINKS_OPEN: Final = _gauge("links_open", "Links open now.")
@@ -141,8 +157,9 @@ METRICS: Final = (
     FRAMES, FRAME_BYTES, ENVELOPES_LOGGED, ENVELOPES_REFUSED, ENVELOPES_NOT_TAKEN, DUPLICATES,
     EXPIRED, RECEIPTS, RECEIPTS_REFUSED, PULLS, STALLS, LINKS_OPENED, LINKS_CLOSED,
     CONNECTIONS_REFUSED, HANDSHAKE_TIMEOUTS, SLOW_READERS, OVERSIZE, BAD_SIGNATURES, BROKEN_FRAMES,
-    BACKOFFS, QUOTA_REFUSALS, CLOCK_SKEWS, DISK_BUSY, FORKS, LINKS_OPEN, GAPS_OPEN, OUTBOX_DEPTH,
-    LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN, CUSTODY_KEPT_OUT,
+    BACKOFFS, QUOTA_REFUSALS, CLOCK_SKEWS, DISK_BUSY, FORKS, LOG_FORKS, LOG_REFUSED,
+    COSIGNED, COSIGNING_REFUSED, UNOPENED, SEALED_AGAIN, RESEALS_REFUSED, LINKS_OPEN, GAPS_OPEN,
+    OUTBOX_DEPTH, LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN, CUSTODY_KEPT_OUT,
 )  # fmt: skip
 """Every metric, in the order in which they are told."""
 

@@ -318,6 +318,29 @@ class Outbox:
             found.update({row["envelope_id"]: Route(row["route"]) for row in rows})
         return found
 
+    def owed(self, envelope_ids: Sequence[bytes]) -> frozenset[bytes]:
+        """Return the recipients to which some of these envelopes are still to be delivered."""
+        found: set[bytes] = set()
+        for part in _parts(envelope_ids):
+            sql = (
+                "SELECT DISTINCT peer FROM outbox WHERE route <> 'carrier' AND state = 'queued' "
+                "AND envelope_id IN (??)"
+            )
+            found.update(row["peer"] for row in self._store.rows(expand(sql, part), *part))
+        return frozenset(found)
+
+    def withdraw(self, envelope_ids: Sequence[bytes]) -> None:
+        """Take back what of these is not delivered yet. Call inside a transaction.
+
+        What is on its way may still arrive; its receipt then counts as ever.
+        """
+        for part in _parts(envelope_ids):
+            sql = (
+                "UPDATE outbox SET state = 'withdrawn', code = NULL, settled_at = ? "
+                "WHERE state IN ('queued', 'held') AND envelope_id IN (??)"
+            )
+            self._store.run(expand(sql, part), self._clock.now(), *part)
+
     def settle(self, envelope_ids: Sequence[bytes], peer: bytes, *, carried: bool) -> None:
         """Note verified receipts of *peer*. Call inside a transaction."""
         now, state = self._clock.now(), "carried" if carried else "received"
@@ -503,7 +526,7 @@ class Custody:
                 int(EntryKind.RECEIVED),
             )  # fmt: skip
             if over:
-                with self._store.transaction():
+                with self._store.shredding(), self._store.transaction():
                     for row in over:
                         self._let_go_one(row["id"])
             gone += len(over)

@@ -34,6 +34,7 @@ from protocol.receipt import VerifiedReceipt, single, verify_receipts, verify_ru
 from protocol.statement import Card, NamedKeys
 
 _CHUNK: Final = 500  # parameters of one statement
+_ERASURES: Final = 64  # in one frame
 _R = TypeVar("_R")
 
 
@@ -41,6 +42,14 @@ class Owner(Protocol):
     """What receipts need of the node that they belong to."""
 
     trust: TrustStore
+
+
+class HeadKeeper(Protocol):
+    """Who keeps the heads under receipts, to compare them."""
+
+    def saw_receipts(self, verified: Sequence[VerifiedReceipt]) -> None:
+        """Note the head under receipts that were verified."""
+        ...
 
 
 class ReceiptBook:
@@ -61,6 +70,7 @@ class ReceiptBook:
         self._streams, self._clock = streams, clock
         self.changes = 0
         """Rises whenever there may be more to pass on."""
+        self.witness: HeadKeeper | None = None
 
     # --- taking ------------------------------------------------------------------------------
     def verify(self, receipts: Receipts | Runs) -> tuple[VerifiedReceipt, ...]:
@@ -93,6 +103,9 @@ class ReceiptBook:
             raise ReceiptError("the receipts name one envelope twice")
         routes = self._outbox.routes(receipts.recipient, [r.envelope_id for r in verified])
         for receipt in verified:
+            if receipt.kind is EntryKind.ERASED:
+                routes[receipt.envelope_id] = self._of_ours(receipt)
+                continue
             route = routes.get(receipt.envelope_id) or self._pulled(receipt)
             routes[receipt.envelope_id] = route
             expected = EntryKind.CARRIED if route is Route.CARRIER else EntryKind.RECEIVED
@@ -113,6 +126,8 @@ class ReceiptBook:
         for kind in EntryKind.CARRIED, EntryKind.RECEIVED:
             ids = [receipt.envelope_id for receipt in verified if receipt.kind is kind]
             self._outbox.settle(ids, receipts.recipient, carried=kind is EntryKind.CARRIED)
+        if self.witness is not None:
+            self.witness.saw_receipts(verified)
         return tuple(receipt.envelope_id for receipt in verified)
 
     def _pulled(self, receipt: VerifiedReceipt) -> Route:
@@ -132,21 +147,32 @@ class ReceiptBook:
         self._outbox.add(receipt.envelope_id, [pair], position=held["log_index"])
         return route
 
+    def _of_ours(self, receipt: VerifiedReceipt) -> Route:
+        """Check that a reader says of an envelope of ours that it erased it.
+
+        It settles no delivery: what was not received was not delivered.
+
+        Raises:
+            ReceiptError: it is none of ours, or was not for that node.
+        """
+        held = self._store.envelope(receipt.envelope_id)
+        if held is None or held["author"] != self._owner.trust.own.node_id:
+            raise ReceiptError("an erasure of an envelope that this node did not write")
+        key = StreamKey(held["author"], held["incarnation"], held["stream"])
+        if self._streams.members(key).get(receipt.recipient) != READER:
+            raise ReceiptError("an erasure by a node to which the envelope was not sent")
+        return Route.DIRECT
+
     def _fresh(self, verified: Sequence[VerifiedReceipt]) -> frozenset[bytes]:
-        """Return the ids of those that are not held yet; the first receipt of a delivery stands."""
-        held: set[bytes] = set()
+        """Return the ids of those that are not held yet; the first receipt of its kind stands."""
+        held: set[tuple[bytes, int]] = set()
         ids = [receipt.envelope_id for receipt in verified]
-        recipient, kinds = verified[0].recipient, {receipt.kind for receipt in verified}
-        sql = (
-            "SELECT envelope_id FROM receipts WHERE recipient = ? AND kind = ? "
-            "AND envelope_id IN (??)"
-        )
+        sql = "SELECT envelope_id, kind FROM receipts WHERE recipient = ? AND envelope_id IN (??)"
         for at in range(0, len(ids), _CHUNK):
             part = ids[at : at + _CHUNK]
-            for kind in kinds:
-                rows = self._store.rows(expand(sql, part), recipient, int(kind), *part)
-                held.update(row["envelope_id"] for row in rows)
-        return frozenset(ids) - held
+            rows = self._store.rows(expand(sql, part), verified[0].recipient, *part)
+            held.update((row["envelope_id"], row["kind"]) for row in rows)
+        return frozenset(r.envelope_id for r in verified if (r.envelope_id, r.kind) not in held)
 
     def _keep_lot(
         self, runs: Runs, fresh: Sequence[VerifiedReceipt], routes: Mapping[bytes, Route]
@@ -260,7 +286,9 @@ class ReceiptBook:
     def for_author(
         self, author: bytes, *, passed: frozenset[tuple[bytes, bytes]]
     ) -> list[Receipts]:
-        """Return receipts that we took for envelopes of *author*, who has not settled them.
+        """Return receipts about envelopes of *author*, who has not settled them.
+
+        They are those that we took of third nodes, and ours of what we erased.
 
         Args:
             author: whose envelopes we carried or brought.
@@ -273,9 +301,24 @@ class ReceiptBook:
         )  # fmt: skip
         fresh = [row for row in rows if (row["envelope_id"], row["recipient"]) not in passed]
         try:
-            return [self.stored(row) for row in fresh[: limits.MAX_FRAME_RECEIPTS]]
+            found = [self.stored(row) for row in fresh[: limits.MAX_FRAME_RECEIPTS]]
         except PeerError as error:
             raise LogCorruptionError(f"a stored receipt is damaged: {error}") from None
+        return found + self._erasures(author, passed)
+
+    def _erasures(self, author: bytes, passed: frozenset[tuple[bytes, bytes]]) -> list[Receipts]:
+        """Return our receipts for what of *author* we erased, as far as the log is signed."""
+        own = self._owner.trust.own.node_id
+        rows = self._store.rows(
+            "SELECT x.envelope_id, x.log_index FROM erasures x "
+            "JOIN envelopes v ON v.id = x.envelope_id "
+            "WHERE x.settled = 0 AND v.author = ? AND x.log_index < ? ORDER BY x.log_index",
+            author, self._log.signed_size,
+        )  # fmt: skip
+        items = [(r["envelope_id"], r["log_index"]) for r in rows]
+        items = [item for item in items if (item[0], own) not in passed]
+        pages = [items[at : at + _ERASURES] for at in range(0, len(items), _ERASURES)]
+        return [self._log.receipts(page) for page in pages]
 
     def settled(self, author: bytes, items: Sequence[tuple[bytes, bytes]]) -> None:
         """Note that *author* holds the receipts *items*: (envelope id, recipient) pairs."""
@@ -285,6 +328,12 @@ class ReceiptBook:
                 "AND envelope_id IN (SELECT id FROM envelopes WHERE author = ?)",
                 envelope_id, recipient, author,
             )  # fmt: skip
+            if recipient == self._owner.trust.own.node_id:
+                self._store.run(
+                    "UPDATE erasures SET settled = 1 WHERE envelope_id = ? "
+                    "AND envelope_id IN (SELECT id FROM envelopes WHERE author = ?)",
+                    envelope_id, author,
+                )  # fmt: skip
 
 
 def _pages(items: Sequence[tuple[bytes, int]]) -> list[list[tuple[bytes, int]]]:

@@ -38,6 +38,7 @@ from protocol.errors import (
 
 _IMPORTS: Final = "/api/v1/imports"
 _ATTACHMENTS: Final = "/api/v1/attachments"
+_LOG_FILES: Final = ("/api/v1/log/checkpoint", "/api/v1/log/tile/")
 _SHUTDOWN_S: Final = 2.0
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -138,9 +139,10 @@ class Server:
             self._check_browser(raw)
         maximum = limits.MAX_REQUEST_IMPORT if raw.path == _IMPORTS else limits.MAX_REQUEST
         file = _is_file(raw)
+        headless = raw.method == "HEAD" and (file or raw.path.startswith(_LOG_FILES))
         scheme, _, token = raw.headers.get("Authorization", "").partition(" ")
         request = Request(
-            method="GET" if file and raw.method == "HEAD" else raw.method,
+            method="GET" if headless else raw.method,
             path=raw.raw_path.partition("?")[0],
             query={key: REPEATED.join(raw.query.getall(key)) for key in raw.query},
             body=b"" if file and raw.method == "PUT" else await _body(raw, maximum),

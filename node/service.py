@@ -17,12 +17,17 @@ from typing import Any, Final
 from keys.fingerprint import format_node_id, safety_number, verify_safety_number
 from keys.identity import Random, load_vault
 from keys.keystore import load, read_passphrase_file
-from keys.trust import METHODS, Level, Peer, Verification
+from keys.trust import METHODS, Level, Peer, Verification, is_lower
 from node import __version__, delivery
+from node.access import OPERATOR
+from node.audit import Reader
 from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core, Shipment
 from node.enclosures import Copies, Enclosures, Fetching
+from node.evidence import Evidence
+from node.handling import Handling
+from node.logview import LogView
 from node.metrics import (
     CUSTODY_BYTES,
     CUSTODY_GIVEN,
@@ -33,11 +38,15 @@ from node.metrics import (
     OUTBOX_DEPTH,
     Metrics,
 )
+from node.tiles import CHECKPOINT, LogFiles, Resource
+from node.words import counted
 from protocol import envelope, limits, suite
+from protocol.access import EXPORT_LOG, PROOF, RAW, READ
 from protocol.armor import armor, dearmor
 from protocol.canonical import encode
 from protocol.custody import Bound
 from protocol.delivery_statement import armor_statement
+from protocol.entry import EntryKind
 from protocol.errors import (
     BusyError,
     ConflictError,
@@ -49,6 +58,7 @@ from protocol.errors import (
     RequestError,
     TrustConflictError,
     UnknownRecipientError,
+    UntrustedKeyError,
 )
 from protocol.statement import Card, make_bundle, verify_bundle
 
@@ -58,7 +68,8 @@ _EVERYBODY: Final = "all"
 _EXPIRY_NOTICE_DAYS: Final = 30
 SCOPES: Final = (
     "node:read", "incidents:read", "incidents:write", "incidents:release", "log:read",
-    "peers:read", "peers:admin", "attachments:read", "attachments:write",
+    "log:audit", "witness:add", "evidence:export", "peers:read", "peers:admin", "attachments:read",
+    "attachments:write",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -78,6 +89,8 @@ class Network:
     pulling: Callable[[], int] = int
     in_flight: Callable[[bytes], frozenset[bytes]] = lambda peer: frozenset()
     fetching: Fetching = field(default_factory=Fetching)
+    read_log: Reader | None = None
+    stop_reading: Callable[[bytes], None] = lambda peer: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +128,16 @@ class Service:
         self.enclosures = Enclosures(
             core, clock=clock, fetching=self.network.fetching, name=self._name
         )
+        self.handling = Handling(
+            core, clock=clock, fetching=self.network.fetching, name=self._name, find=self._find
+        )
+        self.logs = LogView(
+            core, clock=clock, name=self._name, read=self.network.read_log,
+            stop_reading=self.network.stop_reading, linked=self.network.linked,
+        )  # fmt: skip
+        self.evidence = Evidence(
+            core, clock=clock, network=config.node.network, envelopes_of=self._envelope_ids
+        )
 
     # --- the node ----------------------------------------------------------------------------
     def node(self) -> Row:
@@ -151,6 +174,7 @@ class Service:
             "peers": [self._peer_state(peer) for peer in self._peers()],
             "incidents": cases.counts() if cases else None,
             "outbox": self.core.outbox.size(),
+            "witnesses": self.logs.standing(),
             "notices": self._notices(),
             "keys": [
                 {"purpose": "card", "expires": rfc3339(self.core.card.expires)},
@@ -163,7 +187,7 @@ class Service:
 
     def _notices(self) -> list[Row]:
         """Return what needs a person: plain words, and what to do."""
-        found = [*self._own_notices(), *self._peer_notices()]
+        found = [*self._own_notices(), *self.logs.notices(), *self._peer_notices()]
         return [{"code": code, "message": message, "fix": fix} for code, message, fix in found]
 
     def _own_notices(self) -> Iterator[tuple[str, str, str]]:
@@ -182,8 +206,9 @@ class Service:
             message = f"this node's card or sealing key ends {rfc3339(ends)}"
             yield "key-expiring", message, "peers cannot seal to it after that"
         quarantined = self.core.cases.counts()["quarantined"] if self.core.cases else 0
-        if quarantined:
-            message = f"{quarantined} received envelopes could not be shown"
+        quarantined -= sum(told.envelopes for told in self.core.resealing.unopened())
+        if quarantined > 0:
+            message = f"{counted(quarantined, 'received envelope')} could not be shown"
             fix = "ask their authors to send them again; they stand in the log"
             yield "quarantined", message, fix
 
@@ -194,8 +219,10 @@ class Service:
             yield "equivocation", message, f"both are kept; its keys may be stolen: call {name}"
         for node_id, count in sorted(self.network.over_quota().items()):
             name = self._name(node_id)
-            message = f"{name} sent more than its quota: {count} envelopes were put off"
+            put_off = counted(count, "envelope was put off", "envelopes were put off")
+            message = f"{name} sent more than its quota: {put_off}"
             yield "over-quota", message, f"it sends them again later; if it goes on, call {name}"
+        yield from self._resealing_notices()
         yield from self._custody_notices()
         for node_id, left in sorted(self.network.barred().items()):
             name = self._name(node_id)
@@ -203,22 +230,88 @@ class Service:
             yield "kept-out", message, f"call {name}: its node is broken, or somebody poses as it"
         for node_id, times in sorted(self.network.stalled.items()):
             name = self._name(node_id)
-            message = f"{name} said {times} times that it holds envelopes and did not send them"
+            often = counted(times, "time")
+            message = f"{name} said {often} that it holds envelopes and did not send them"
             yield "stalled", message, "they are asked of others; call it if they stay missing"
         for node_id, times in sorted(self.network.fetching.faults.items()):
             name = self._name(node_id)
-            message = f"{name} sent parts of {times} attachments that do not verify"
+            message = f"{name} sent parts of {counted(times, 'attachment')} that do not verify"
             yield "bad-attachment", message, "they are fetched from others; its disk may be failing"
-        linked = self.network.linked()
-        for node_id, text in sorted((self.network.trouble or {}).items()):
-            if node_id not in linked:
-                yield "peer-trouble", f"{self._name(node_id)}: {text}", ""
+        yield from self._approval_notices()
+        if self.network.running:
+            yield from self._link_notices()
+
+    def _approval_notices(self) -> Iterator[tuple[str, str, str]]:
+        rows = self.core.store.rows(
+            "SELECT peer, count(*) AS waiting FROM outbox WHERE state = 'queued' AND code = ? "
+            "AND route <> 'forward' GROUP BY peer", UntrustedKeyError.code,
+        )  # fmt: skip
+        for row in rows:
+            if not self.core.trust.gives_to(row["peer"]):
+                continue
+            name = self._name(row["peer"])
+            waiting = counted(row["waiting"], "delivery waits", "deliveries wait")
+            message = f"{name} has not approved this node yet: {waiting}"
+            # By the id it is found whatever they call this node.
+            own = format_node_id(self.core.node_id)[:7]
+            fix = f"ask {name} to compare the safety number with you, and to run: "
+            yield "not-approved", message, f"{fix}picket peers approve {own}"
+
+    def _link_notices(self) -> Iterator[tuple[str, str, str]]:
+        linked, trouble = self.network.linked(), self.network.trouble or {}
+        for peer in self._peers():
+            if peer.node_id in linked:
+                continue
+            contact = self._last_contact(peer)
+            if peer.node_id in trouble:
+                since = "has never been linked" if contact is None else (
+                    f"is not linked, last seen {_minute(contact)}"
+                )  # fmt: skip
+                cause, fix = _trouble(peer.name, trouble[peer.node_id])
+                yield "peer-trouble", f"{peer.name} {since}: {cause}", fix
+            elif contact is None and not peer.card.endpoints and peer.level is not Level.FROZEN:
+                fix = "send it this node's card: picket keys card --out my.card"
+                message = f"{peer.name} has never been linked: it does not know this node yet"
+                if not self.core.card.endpoints:
+                    message = f"{peer.name} cannot be linked: neither card has an address"
+                    fix = "one of the two must set peer.listen and peer.endpoints in picket.toml"
+                yield "peer-trouble", message, fix
+
+    def _resealing_notices(self) -> Iterator[tuple[str, str, str]]:
+        for told in self.core.resealing.unopened():
+            name = self._name(told.peer)
+            message = f"{counted(told.envelopes, 'envelope')} of {name} could not be opened here"
+            fix = f"they are shown once it has answered; if it does not, call {name}"
+            if told.at is None:
+                message += f"; {name} will be asked to seal them again"
+            else:
+                message += f"; {name} was asked to seal them again, last at {_minute(told.at)}"
+            if told.wrong:
+                message += f"; {counted(told.wrong, 'answer')} did not open either"
+                fix = f"call {name}: its node is broken, or it leaves this one out on purpose"
+            if told.too_old:
+                message += f"; {told.too_old} of them are too old for that"
+                fix = f"ask {name} to release what is in them once more"
+            yield "unopened", message, fix
+        for told in self.core.resealing.asked_of_us():
+            name = self._name(told.peer)
+            message = f"{name} could not open {counted(told.envelopes, 'envelope')} of this node"
+            fix = f"if {name} did not lose or change its keys, call it: somebody may pose as it"
+            if told.at is not None:
+                message += f"; their key was sealed to it again, last at {_minute(told.at)}"
+            if told.wrong:
+                message += "; some of them could not be sealed again"
+                fix = f"check the card of {name}, or release what is in them once more"
+            if told.owed:
+                message += "; some of them wait to be sealed again"
+                fix = f"unlock this node, and see that it is linked with {name}"
+            yield "sealed-again", message, fix
 
     def _custody_notices(self) -> Iterator[tuple[str, str, str]]:
         custody = self.core.outbox.custody
         for note in custody.kept_out():
             name = self._name(note.room.node_id)
-            put_off = f"{note.count} envelopes were put off"
+            put_off = counted(note.count, "envelope was put off", "envelopes were put off")
             fix = f"they wait at their authors; if it goes on, call {name}"
             if note.room.bound is Bound.GIVER:
                 message = f"{name} gave more to carry than one peer may: {put_off}"
@@ -296,9 +389,7 @@ class Service:
         return peer.name if peer else format_node_id(node_id)[:7]
 
     def _peer_state(self, peer: Peer) -> Row:
-        contact = self.core.store.scalar(
-            "SELECT last_contact FROM peers WHERE node_id = ?", peer.node_id
-        )
+        contact = self._last_contact(peer)
         return {
             "name": peer.name,
             "level": peer.level.value,
@@ -306,6 +397,12 @@ class Service:
             "last_contact": None if contact is None else rfc3339(contact),
             "outbox": self.core.outbox.size(peer.node_id),
         }
+
+    def _last_contact(self, peer: Peer) -> int | None:
+        contact: int | None = self.core.store.scalar(
+            "SELECT last_contact FROM peers WHERE node_id = ?", peer.node_id
+        )
+        return contact
 
     def _peer_row(self, peer: Peer) -> Row:
         check = peer.verification
@@ -371,24 +468,39 @@ class Service:
         return self._peer_row(self.core.add_peer(chain, chosen)), not known
 
     def approve_peer(
-        self, name: str, *, level: str, safety_digits: str, method: str, by: str
+        self, name: str, *, level: str, safety_digits: str | None, method: str | None, by: str
     ) -> Row:
-        """Raise a peer to a trust level after its safety number was compared.
+        """Give a peer a trust level: after its safety number was compared, or a lower one at once.
+
+        Args:
+            name: of the peer, or its node id.
+            level: observe, relay or share.
+            safety_digits: as the other side read them; to lower a level none are needed.
+            method: how they were compared.
+            by: who compared them, or who lowers the level.
 
         Raises:
             TrustConflictError: the digits differ, or the level or method is none.
+            RequestError: the digits, or something else that is needed, are missing.
         """
         peer = self.core.trust.find(name)
         if level not in {"observe", "relay", "share"}:
             raise TrustConflictError(
                 f"{level!r} is not a level to approve", fix="choose observe, relay or share"
             )
+        if not by.strip() or len(by) > limits.MAX_NAME:
+            raise RequestError("by is empty or too long", fix="say who compared the number")
+        if safety_digits is None and is_lower(Level(level), than=peer.level):
+            return self._peer_row(self.core.lower_peer(peer.node_id, Level(level), by=by.strip()))
+        if safety_digits is None or method is None:
+            missing = "safety_number" if safety_digits is None else "method"
+            raise RequestError(
+                f"{missing} is missing", fix="compare the safety number; lowering alone needs none"
+            )
         if method not in METHODS:
             raise TrustConflictError(
                 f"{method!r} is no way of comparing", fix=f"choose one of {', '.join(METHODS)}"
             )
-        if not by.strip() or len(by) > limits.MAX_NAME:
-            raise RequestError("by is empty or too long", fix="say who compared the number")
         try:
             verify_safety_number(
                 safety_digits, self.core.node_id, peer.node_id, network=self.core.trust.own.network
@@ -551,17 +663,22 @@ class Service:
         face = parsed.face.model_dump(mode="json", exclude_none=True)
         layers = ["face"] if parsed.annex is None else list(_LAYERS)
         return {
-            "id": draft["incident_id"], "ref": draft["ref"], "state": "draft",
+            "id": draft["incident_id"], "ref": draft["ref"], "state": "draft", "erased": None,
             "log_index": None, "author": self.core.card.authority, "revision": 1,
             "recorded_at": rfc3339(draft["created"]), "layers": layers,
             **self._face_fields(face), "anchors": list(model.anchors(parsed)),
         }  # fmt: skip
 
     def _incident_row(self, row: Mapping[str, Any]) -> Row:
-        own = bool(row["own"])
+        state = "released" if row["own"] else "received"
+        erased = None
+        if row["erased_at"] is not None:
+            # A later revision may have come since: then there is something to show again.
+            state = state if row["layers"] else "erased"
+            erased = {"reason": row["erased_for"], "at": rfc3339(row["erased_at"])}
         return {
             "id": row["incident_id"], "ref": row["ref"],
-            "state": "released" if own else "received", "log_index": row["log_index"],
+            "state": state, "erased": erased, "log_index": row["log_index"],
             "author": self._name(row["author"]), "revision": row["revision"],
             "recorded_at": rfc3339(row["at"]), "layers": row["layers"].split(),
             **self._face_fields(row["face"] or {}),
@@ -582,8 +699,18 @@ class Service:
             "anchors": list(face.get("anchors", ())),
         }
 
+    def show(self, key: str, *, who: str) -> Row:
+        """Return what ``incident`` does, once it is logged that *who* read it.
+
+        Raises:
+            NotFoundError: there is none of that id or reference.
+            BusyError: the disk is full, and nothing is shown that is not logged.
+        """
+        self.handling.note_reading(READ, key, who)
+        return self.incident(key)
+
     def incident(self, key: str) -> Row:
-        """Return one incident or draft with everything known of it.
+        """Return one incident or draft with everything known of it, for the node itself.
 
         Raises:
             NotFoundError: there is none of that id or reference.
@@ -598,6 +725,7 @@ class Service:
             return {
                 **self._draft_row(draft), "face": layers["face"], "annex": layers.get("annex"),
                 **self._advice(parsed), "also_claimed": [], "envelopes": [], "deliveries": [],
+                "made": None,
             }  # fmt: skip
         row = self._find(key)
         return {
@@ -607,7 +735,17 @@ class Service:
             "also_claimed": [f"{i}@{self._name(author)}" for i, author in row["others"]],
             "envelopes": [self._envelope_row(e) for e in self._records(row)],
             "deliveries": self._deliveries(row),
+            "made": self._made(row),
         }
+
+    def _made(self, row: Mapping[str, Any]) -> Row | None:
+        """Return between which times the newest envelope of an incident was made."""
+        records = self._records(row)
+        header = self.core.header(records[-1]["envelope_id"]) if records else None
+        if header is None:
+            return None
+        held = self.core.store.envelope(header[0])
+        return None if held is None else self.logs.bracket(held["log_index"], header[1].anchor)
 
     def _find(self, key: str) -> dict[str, Any]:
         """Return an incident by id or reference, or by one of these, ``@`` and its author."""
@@ -630,7 +768,8 @@ class Service:
         return {
             "envelope_id": held["id"].hex(), "layers": record["layers"].split(),
             "seq": held["seq"], "log_index": held["log_index"],
-            "expires": rfc3339(held["expires"]), "bytes": len(held["wire"]),
+            "expires": rfc3339(held["expires"]),
+            "bytes": None if held["wire"] is None else len(held["wire"]),
         }  # fmt: skip
 
     def deliveries(self, key: str) -> Row:
@@ -645,9 +784,14 @@ class Service:
             self._delivery(waiting, record)
             for record in self._records(row)
             for waiting in self.core.store.rows(
-                "SELECT o.*, r.log_index AS receipt_index FROM outbox o LEFT JOIN receipts r "
-                "ON r.envelope_id = o.envelope_id AND r.recipient = o.peer "
-                "WHERE o.envelope_id = ? ORDER BY o.route DESC, o.peer",
+                "SELECT o.*, r.log_index AS receipt_index, x.at AS erased_at FROM outbox o "
+                "LEFT JOIN receipts r ON r.envelope_id = o.envelope_id AND r.recipient = o.peer "
+                "AND r.kind = CASE o.route WHEN 'carrier' THEN ? ELSE ? END "
+                "LEFT JOIN receipts x ON x.envelope_id = o.envelope_id AND x.recipient = o.peer "
+                "AND x.kind = ? WHERE o.envelope_id = ? ORDER BY o.route DESC, o.peer",
+                int(EntryKind.CARRIED),
+                int(EntryKind.RECEIVED),
+                int(EntryKind.ERASED),
                 record["envelope_id"],
             )
         ]
@@ -663,6 +807,7 @@ class Service:
             "peer": self._name(waiting["peer"]), "layers": record["layers"].split(),
             "part": "carrier" if waiting["route"] == "carrier" else "recipient",
             "state": state, "at": None if at is None else rfc3339(at),
+            "erased_at": None if waiting["erased_at"] is None else rfc3339(waiting["erased_at"]),
             "log_index": waiting["receipt_index"], "code": waiting["code"],
         }  # fmt: skip
 
@@ -682,16 +827,32 @@ class Service:
         data = delivery.make(self.core, self.core.presence, wanted, now=now)
         return {"envelope_id": wanted.hex(), "statement": armor_statement(data)}
 
-    def raw(self, key: str, number: int) -> bytes:
-        """Return the exact signed bytes of envelope *number* (from 0) of an incident."""
-        return self.core.store.wires([self._envelope_id(key, number)])[0][1]
+    def raw(self, key: str, number: int, *, who: str = OPERATOR) -> bytes:
+        """Return the exact signed bytes of envelope *number* (from 0) of an incident.
 
-    def proof(self, key: str, number: int = 0) -> Row:
-        """Return the inclusion proof of an incident's envelope under the newest checkpoint."""
+        Raises:
+            NotFoundError: there is no such envelope, or it was erased.
+            BusyError: the disk is full, and nothing is shown that is not logged.
+        """
+        envelope_id = self._envelope_id(key, number)
+        held = self.core.held(envelope_id)
+        if held is None:
+            raise NotFoundError("the envelope was erased", fix="its proof can still be had")
+        self.core.access.record_reading(RAW, [envelope_id], who)
+        return held.wire
+
+    def proof(self, key: str, number: int = 0, *, who: str = OPERATOR) -> Row:
+        """Return the inclusion proof of an incident's envelope under the newest checkpoint.
+
+        Raises:
+            NotFoundError: there is no such envelope.
+            BusyError: the disk is full, and nothing is shown that is not logged.
+        """
         wire_id = self._envelope_id(key, number)
         row = self.core.store.envelope(wire_id)
         if row is None:
             raise NotFoundError("the envelope is not held")
+        self.core.access.record_reading(PROOF, [wire_id], who)
         self.core.seal()
         receipts = self.core.log.receipts([(wire_id, row["log_index"])])
         item = receipts.items[0]
@@ -703,10 +864,14 @@ class Service:
             "checkpoint": receipts.checkpoint.decode(),
         }
 
+    def _envelope_ids(self, key: str) -> list[bytes]:
+        return [record["envelope_id"] for record in self._records(self._find(key))]
+
     def _envelope_id(self, key: str, number: int) -> bytes:
         records = self._records(self._find(key))
         if not 0 <= number < len(records):
-            raise NotFoundError(f"the incident has {len(records)} envelopes", fix="count from 0")
+            has = counted(len(records), "envelope")
+            raise NotFoundError(f"the incident has {has}", fix="count from 0")
         envelope_id: bytes = records[number]["envelope_id"]
         return envelope_id
 
@@ -916,6 +1081,26 @@ class Service:
         self.core.seal()
         return {**self._log_head(), "checkpoint": self.core.log.checkpoint()[1].decode()}
 
+    def log_file(self, path: str, *, entries: bool = False) -> Resource:
+        """Return a file of the log (C2SP tlog-tiles); with *entries* also bundles of entries.
+
+        Raises:
+            NotFoundError: there is none at *path*.
+        """
+        if path == CHECKPOINT:
+            self.core.seal()
+        return LogFiles(self.core.log).resolve(path, entries=entries)
+
+    def log_export_begin(self, *, entries: bool, by: str) -> Row:
+        """Log that *by* exports the log, and return the checkpoint that the export is to end at.
+
+        Raises:
+            BusyError: the disk is full; nothing may be exported that is not logged.
+        """
+        what = "log-with-entries" if entries else "log"
+        self.core.access.record(EXPORT_LOG, (), by, what)
+        return self.log_head()
+
     def log_verify(self) -> Row:
         """Verify the whole log, every stored envelope and receipt.
 
@@ -1000,6 +1185,22 @@ def _groups(chosen: Audience) -> list[tuple[tuple[Peer, ...], tuple[str, ...]]]:
     if chosen.separately:
         groups = [((peer,), layers) for peers, layers in groups for peer in peers]
     return groups
+
+
+def _minute(at: int) -> str:
+    shown = rfc3339(at)
+    return f"{shown[:10]} {shown[11:16]} UTC"
+
+
+def _trouble(name: str, text: str) -> tuple[str, str]:
+    """Return cause and fix of what went wrong with the peer *name*, from a line that tells both."""
+    said = text.removeprefix(f"{name} ")
+    if said != text and (code := said.removeprefix("ended: ")) != said:
+        if code == UntrustedKeyError.code:
+            return "it does not accept this node any more", f"call {name}"
+        return f"it ended the link ({code})", f"if it goes on, call {name}"
+    cause, _, fix = text.partition(". ")
+    return cause, fix or f"this node goes on trying; if it lasts, call {name}"
 
 
 def _ids(peers: Sequence[Peer]) -> tuple[bytes, ...]:

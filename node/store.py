@@ -18,7 +18,9 @@ import sqlite_utils
 
 from protocol.errors import BusyError, CommitUncertainError, StoreError
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+_OLDEST: Final = 3
+"""Databases from this version on are brought up to date: they only lack tables and indexes."""
 
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "meta": ({"key": str, "value": bytes}, "key"),
@@ -38,7 +40,7 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         },
         "id",
     ),
-    # Of a carried envelope, once nothing is owed of it and its wire is null.
+    # Of an envelope whose wire is null: carried and owed to nobody any more, or erased.
     "stubs": ({"envelope_id": bytes, "stub": bytes}, "envelope_id"),
     "streams": (
         {
@@ -85,28 +87,80 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         ("envelope_id", "recipient", "kind"),
     ),
     "blob_refs": ({"blob_id": bytes, "envelope_id": bytes}, ("blob_id", "envelope_id")),
+    # Epochs of others that do not open here, those of ours that did not open for others, and the
+    # entries under which envelopes are shown that opened late.
+    "unopened": (
+        {
+            "opener": bytes, "author": bytes, "fault": str, "noted_at": int, "asked_at": int,
+            "attempts": int, "next_at": int, "wrong": int, "slot": bytes, "mended_at": int,
+            "looked": int,
+        },
+        "opener",
+    ),
+    "reseals": (
+        {
+            "reader": bytes, "opener": bytes, "notice": bytes, "asked_at": int, "asked": int,
+            "owed": int, "code": str, "ekid": bytes, "answer": bytes, "answered_at": int,
+            "since": int, "answers": int,
+        },
+        ("reader", "opener"),
+    ),
+    "late": ({"log_index": int, "envelope_id": bytes}, "log_index"),
     "receipt_lots": ({"id": bytes, "frame": bytes}, "id"),
     "entries": (
         {"idx": int, "kind": int, "entry": bytes, "local": bytes, "local_blind": bytes},
         "idx",
     ),
+    # Which entries say who saw an envelope, and which one says that it was erased.
+    "accesses": ({"envelope_id": bytes, "idx": int}, ("envelope_id", "idx")),
+    "erasures": (
+        {"envelope_id": bytes, "log_index": int, "settled": int, "slot": bytes}, "envelope_id",
+    ),
     "tiles": ({"level": int, "idx": int, "data": bytes}, ("level", "idx")),
     "checkpoints": ({"size": int, "note": bytes, "at": int}, "size"),
+    # Heads of this log with the cosignatures of witnesses; quorum_at and time_s are seconds.
+    "cosigned": ({"size": int, "note": bytes, "at": int, "quorum_at": int}, "size"),
+    "cosignatures": (
+        {"size": int, "name": str, "key_id": bytes, "signature": bytes, "time_s": int},
+        ("size", "name", "key_id"),
+    ),
+    # When a quorum had cosigned a head of this log: an author may have named it as an anchor.
+    "head_times": ({"size": int, "root": bytes, "at": int}, "size"),
+    # Of other nodes' logs: the head that was cosigned last, heads to be proven, and evidence.
+    "witnessed": (
+        {
+            "origin": str, "node_id": bytes, "size": int, "root": bytes, "note": bytes, "at": int,
+        },
+        "origin",
+    ),
+    "peer_heads": (
+        {
+            "node_id": bytes, "size": int, "root": bytes, "source": bytes, "note": bytes,
+            "at": int,
+        },
+        ("node_id", "size", "root"),
+    ),
+    "log_forks": ({"digest": bytes, "node_id": bytes, "proof": bytes, "at": int}, "digest"),
 }  # fmt: skip
 
 _INDEXES: Final = (
-    "CREATE UNIQUE INDEX peers_name ON peers(name)",
-    "CREATE INDEX envelopes_place ON envelopes(author, incarnation, stream, seq)",
-    "CREATE UNIQUE INDEX envelopes_log ON envelopes(log_index)",
-    "CREATE INDEX envelopes_carried ON envelopes(log_index) "
+    "CREATE UNIQUE INDEX IF NOT EXISTS peers_name ON peers(name)",
+    "CREATE INDEX IF NOT EXISTS envelopes_place ON envelopes(author, incarnation, stream, seq)",
+    "CREATE UNIQUE INDEX IF NOT EXISTS envelopes_log ON envelopes(log_index)",
+    "CREATE INDEX IF NOT EXISTS envelopes_carried ON envelopes(log_index) "
     "WHERE part = 'carrier' AND wire IS NOT NULL",
-    "CREATE INDEX envelopes_custody ON envelopes(author, incarnation, stream, seq) "
+    "CREATE INDEX IF NOT EXISTS envelopes_custody ON envelopes(author, incarnation, stream, seq) "
     "WHERE part = 'carrier' AND wire IS NOT NULL",
-    "CREATE INDEX members_stream ON members(author, incarnation, stream)",
-    "CREATE INDEX forks_stream ON forks(author, incarnation, stream)",
-    "CREATE INDEX outbox_due ON outbox(peer, state, position)",
-    "CREATE INDEX outbox_state ON outbox(state, route)",
-    "CREATE INDEX receipts_relay ON receipts(relayed, envelope_id)",
+    "CREATE INDEX IF NOT EXISTS members_stream ON members(author, incarnation, stream)",
+    "CREATE INDEX IF NOT EXISTS forks_stream ON forks(author, incarnation, stream)",
+    "CREATE INDEX IF NOT EXISTS outbox_due ON outbox(peer, state, position)",
+    "CREATE INDEX IF NOT EXISTS outbox_state ON outbox(state, route)",
+    "CREATE INDEX IF NOT EXISTS receipts_relay ON receipts(relayed, envelope_id)",
+    "CREATE INDEX IF NOT EXISTS unopened_due ON unopened(author, next_at) WHERE mended_at IS NULL",
+    "CREATE INDEX IF NOT EXISTS unopened_mended ON unopened(looked) WHERE mended_at IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS reseals_owed ON reseals(reader) WHERE owed = 1",
+    "CREATE INDEX IF NOT EXISTS receipts_tree ON receipts(recipient, tree_size)",
+    "CREATE INDEX IF NOT EXISTS members_node ON members(node_id, author, incarnation, stream)",
 )
 
 _PRAGMAS: Final = (
@@ -155,7 +209,10 @@ class Store:
             for pragma in _PRAGMAS:
                 self._connection.execute(f"PRAGMA {pragma}")
             self._migrate(create=create)
-            self._reserve()
+            if self.scalar("SELECT 1 FROM erasures LIMIT 1"):
+                self.wipe()  # a crash may have come between an erasure and this
+            else:
+                self._reserve()
         except sqlite3.DatabaseError as error:
             self._connection.close()
             raise self._unusable(error) from None
@@ -175,7 +232,7 @@ class Store:
             raise StoreError(
                 f"{self.path} was written by a later version of Picket", fix="update Picket"
             )
-        if 0 < version < SCHEMA_VERSION:
+        if 0 < version < _OLDEST:
             raise StoreError(
                 f"{self.path} was written by a pre-release of Picket that cannot be upgraded",
                 fix="keep it, and make the node anew: picket init",
@@ -184,10 +241,12 @@ class Store:
             raise StoreError(
                 f"{self.path} is no database of Picket", fix="restore it from a backup"
             )
-        if version == 0:
+        if version != SCHEMA_VERSION:
+            known = set(self._database.table_names())
             with self.transaction():
                 for name, (columns, key) in _TABLES.items():
-                    self._database.table(name).create(columns, pk=key, strict=True)
+                    if name not in known:
+                        self._database.table(name).create(columns, pk=key, strict=True)
                 for index in _INDEXES:
                     self._connection.execute(index)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
@@ -241,6 +300,32 @@ class Store:
                 fix="check the disk, then start the node again: it will verify itself",
             ) from None
 
+    # --- deleting for good -------------------------------------------------------------------
+    @contextmanager
+    def shredding(self) -> Iterator[None]:
+        """Let what is deleted in the block be overwritten in the file, not only given free.
+
+        Whatever makes envelopes smaller runs inside: it moves others too, and leaves copies.
+        """
+        before = int(self.scalar("PRAGMA secure_delete"))
+        self._connection.execute("PRAGMA secure_delete = ON")
+        try:
+            yield
+        finally:
+            self._connection.execute(f"PRAGMA secure_delete = {before:d}")
+
+    def wipe(self) -> bool:
+        """Leave nothing in the write-ahead log; False if the disk did not let us.
+
+        The next start does it again if anything was ever erased here.
+        """
+        try:
+            busy = bool(self.scalar("PRAGMA wal_checkpoint(TRUNCATE)"))
+        except sqlite3.OperationalError:
+            busy = True
+        self._reserve()
+        return not busy
+
     @property
     def in_transaction(self) -> bool:
         """Whether a transaction is open."""
@@ -270,6 +355,10 @@ class Store:
         cursor = self._connection.execute(sql, values)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def tuples(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query as tuples, which costs less where there are very many."""
+        return self._connection.execute(sql, values).fetchall()
 
     def row(self, sql: str, *values: object) -> dict[str, Any] | None:
         """Return the first row of a query, or None."""

@@ -9,6 +9,8 @@
 - Every connection is counted from the moment it is accepted, and has one deadline for TLS and HTTP
   together. Bounds are explicit; compression, redirects, cookies and proxies are off.
 - Live links are closed by the caller: ``set_anchors`` concerns new handshakes only.
+- Besides links there is one thing to be had here: the files of the log, by GET, without entries. A
+  connection that reads them has shown its certificate, so it is no half-open one any more.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import ssl
 from collections import Counter
@@ -35,25 +38,36 @@ from typing_extensions import override
 from node import metrics
 from node.certificates import certificate_digest
 from node.metrics import Metrics
+from node.tiles import Resource
 from protocol import limits
 from protocol.errors import (
     AddressInUseError,
+    BusyError,
     ConfigError,
     ConnectError,
     DecodeError,
     HandshakeError,
     LinkError,
     LinkTimeoutError,
+    NotFoundError,
     OversizeError,
+    PicketError,
+    UntrustedKeyError,
 )
 from protocol.statement import check_endpoint
 
 PATH: Final = "/picket/1"
+LOG_PREFIX: Final = "/log/"
 _BACKLOG: Final = 128
 _ACCEPT_PAUSE_S: Final = 0.1
+_READ_AGAIN_S: Final = "1"
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME, which Python does not name
 _ORDERLY: Final = frozenset({0, WSCloseCode.OK, WSCloseCode.GOING_AWAY})
 _BROKEN: Final = (OSError, RuntimeError, aiohttp.ClientError)
+_WAIT: Final = (
+    "this node goes on trying; if it lasts, ask its operator: its node, a firewall or the network "
+    "is down"
+)
 _ASK: Final = "something is in between, or the peer has a new card: ask its operator"
 _log = structlog.get_logger()
 
@@ -70,6 +84,9 @@ class Bounds:
     half_open: int = limits.MAX_HALF_OPEN
     half_open_per_address: int = limits.MAX_HALF_OPEN_PER_ADDRESS
     links_per_certificate: int = limits.MAX_LINKS_PER_CERTIFICATE
+    readers: int = limits.MAX_LOG_READERS
+    readers_per_certificate: int = limits.MAX_LOG_READERS_PER_PEER
+    reader_idle_s: float = limits.LOG_READER_IDLE_S
 
 
 BOUNDS: Final = Bounds()
@@ -260,8 +277,9 @@ class _Server(web.Server):
         self,
         respond: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
         lost: Callable[[web.RequestHandler], None],
+        idle_s: float,
     ) -> None:
-        super().__init__(respond, access_log=None, lingering_time=0.0)
+        super().__init__(respond, access_log=None, lingering_time=0.0, keepalive_timeout=idle_s)
         self._lost = lost
 
     @override
@@ -281,16 +299,21 @@ class Listener:
         identity_pem: Path,
         anchors: Collection[bytes],
         on_link: Callable[[Link], Awaitable[None]],
+        on_read: Callable[[bytes, str], Awaitable[Resource]] | None = None,
         bounds: Bounds = BOUNDS,
         counts: Metrics | None = None,
     ) -> None:
         """Prepare; *on_link* runs for each pinned link, and the link ends with it.
+
+        *on_read* returns what a pinned certificate may read of the log, by its path there. It
+        raises UntrustedKeyError, NotFoundError or BusyError where it may not, or not now.
 
         Raises:
             ConfigError: *identity_pem* cannot be used.
         """
         self._pem = identity_pem
         self._on_link = on_link
+        self._on_read = on_read
         self._metrics = counts or Metrics()
         self._bounds = bounds
         self._anchors = frozenset(anchors)
@@ -302,6 +325,7 @@ class Listener:
         self._half_open: Counter[str] = Counter()
         self._settling: dict[web.RequestHandler, asyncio.Future[None]] = {}
         self._links: set[Link] = set()
+        self._readers: dict[web.RequestHandler, bytes] = {}
 
     def set_anchors(self, anchors: Collection[bytes]) -> None:
         """Accept exactly the certificates *anchors* (DER) from now on.
@@ -323,7 +347,7 @@ class Listener:
             ConfigError: the address is not one of this machine, or not allowed to us.
         """
         self._listening = await _listen(host, port)
-        self._server = _Server(self._respond, self._settle)
+        self._server = _Server(self._respond, self._lost, self._bounds.reader_idle_s)
         self._accepting = asyncio.create_task(self._accept(self._server, self._listening))
         bound: int = self._listening.getsockname()[1]
         return bound
@@ -399,18 +423,25 @@ class Listener:
             if not self._half_open[origin]:
                 del self._half_open[origin]
 
+    def _lost(self, handler: web.RequestHandler) -> None:
+        self._readers.pop(handler, None)
+        self._settle(handler)
+
     def _settle(self, handler: web.RequestHandler) -> None:
         settled = self._settling.pop(handler, None)
         if settled is not None and not settled.done():
             settled.set_result(None)
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.raw_path != PATH:
+        reads = self._on_read is not None and request.raw_path.startswith(LOG_PREFIX)
+        if request.raw_path != PATH and not reads:
             return _refusal(HTTPStatus.NOT_FOUND)
         transport = request.transport
         certificate = _certificate(transport)
         if transport is None or certificate is None or certificate not in self._anchors:
             return _refusal(HTTPStatus.FORBIDDEN)
+        if reads:
+            return await self._read(request, certificate)
         same = sum(link.peer_certificate == certificate for link in self._links)
         if same >= self._bounds.links_per_certificate:
             self._metrics.add(metrics.CONNECTIONS_REFUSED, "links-per-certificate")
@@ -436,6 +467,55 @@ class Listener:
             )
         )
         return websocket
+
+    # --- the log's files ---------------------------------------------------------------------
+    async def _read(self, request: web.BaseRequest, certificate: bytes) -> web.StreamResponse:
+        """Answer one request for a file of the log, and see that the answer is taken in time."""
+        handler = request.protocol
+        if not self._admits_reader(handler, certificate):
+            self._metrics.add(metrics.CONNECTIONS_REFUSED, "log-readers")
+            return _refusal(HTTPStatus.SERVICE_UNAVAILABLE)
+        self._readers[handler] = certificate
+        self._settle(handler)
+        response = await self._page(request, certificate)
+        try:
+            async with asyncio.timeout(self._bounds.send_s):
+                await response.prepare(request)
+                await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+        return response
+
+    def _admits_reader(self, handler: web.RequestHandler, certificate: bytes) -> bool:
+        if handler in self._readers:
+            return True
+        same = sum(reader == certificate for reader in self._readers.values())
+        full = len(self._readers) >= self._bounds.readers
+        return not full and same < self._bounds.readers_per_certificate
+
+    async def _page(self, request: web.BaseRequest, certificate: bytes) -> web.Response:
+        if self._on_read is None or request.method not in {"GET", "HEAD"}:
+            return _refusal(HTTPStatus.NOT_FOUND)
+        try:
+            found = await self._on_read(certificate, request.raw_path.removeprefix(LOG_PREFIX))
+        except NotFoundError:
+            return web.Response(status=HTTPStatus.NOT_FOUND)
+        except UntrustedKeyError:
+            return _refusal(HTTPStatus.FORBIDDEN)
+        except BusyError:
+            return web.Response(
+                status=HTTPStatus.TOO_MANY_REQUESTS, headers={"Retry-After": _READ_AGAIN_S}
+            )
+        except PicketError as error:
+            _log.error("log-unreadable", code=error.code)
+            return _refusal(HTTPStatus.INTERNAL_SERVER_ERROR)
+        return web.Response(
+            body=found.body,
+            content_type=found.content_type,
+            charset="utf-8" if found.content_type.startswith("text/") else None,
+            headers={"Cache-Control": found.caching, "X-Content-Type-Options": "nosniff"},
+        )
 
     async def _run(self, link: Link) -> None:
         self._links.add(link)
@@ -526,7 +606,9 @@ async def dial(
             websocket = await _upgrade(session, endpoint, where, bounds)
     except TimeoutError:
         await session.close()
-        raise ConnectError(f"{where} did not answer in {bounds.handshake_s:g} s") from None
+        raise ConnectError(
+            f"{where} did not answer in {bounds.handshake_s:g} s", fix=_WAIT
+        ) from None
     except BaseException:
         await session.close()
         raise
@@ -604,16 +686,33 @@ def _explain(error: Exception, where: str) -> LinkError:
         case aiohttp.ClientConnectorSSLError():
             return HandshakeError(f"{where} does not speak TLS 1.3", fix=_ASK)
         case aiohttp.ClientConnectorError():
-            reason = error.strerror or "it closed the connection"
-            return ConnectError(f"{where} cannot be reached: {reason}")
+            return ConnectError(f"{where} cannot be reached: {_plainly(error)}", fix=_WAIT)
         case _:
             return _refused(where)
 
 
+def _plainly(error: aiohttp.ClientConnectorError) -> str:
+    """Return why no connection came about; the text of the system names Python's own calls."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "no such host name is known here"
+    match error.os_error.errno:
+        case errno.ECONNREFUSED:
+            return "nothing answers at that port"
+        case errno.EHOSTUNREACH | errno.ENETUNREACH:
+            return "the network has no way to it"
+        case errno.ETIMEDOUT:
+            return "it does not answer"
+        case None | 0:
+            return "it closed the connection"
+        case number:
+            return os.strerror(number).lower()
+
+
 def _refused(where: str) -> HandshakeError:
     return HandshakeError(
-        f"{where} ended the handshake: it has not approved this node, or is no Picket node",
-        fix="ask its operator to approve this node",
+        f"it does not know this node yet, or is no Picket node ({where} ended the handshake)",
+        fix="send it this node's card (picket keys card --out my.card); "
+        "its operator adds it with: picket peers add my.card",
     )
 
 

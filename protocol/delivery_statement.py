@@ -453,7 +453,7 @@ def _check_audience(
     if suite.digest("audience", evidence.audience) != header.audience_digest:
         raise DigestError("the audience is not the one that the author signed")
     recipients = parse_audience(evidence.audience, said.author).recipient_ids
-    return recipients, f"{len(recipients)} recipients, as the author signed them"
+    return recipients, f"as the author signed it; recipients: {len(recipients)}"
 
 
 def _check_recipients(said: DeliveryStatement, recipients: Sequence[bytes]) -> tuple[None, str]:
@@ -494,7 +494,7 @@ def _check_receipts(said: DeliveryStatement, chains: Sequence[Chain]) -> tuple[N
             f"{len(bad)} of {count} receipts prove nothing: {_shown([i for i, _ in bad])}: "
             f"{first.message}"
         )
-    return None, f"{count} receipts verify in their recipients' logs"
+    return None, f"all verify in their recipients' logs; receipts: {count}"
 
 
 def verify_delivery(item: Delivered, *, envelope_id: bytes, card: Card) -> None:

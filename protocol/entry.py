@@ -10,6 +10,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -36,6 +38,7 @@ class EntryKind(IntEnum):
     EQUIVOCATION = 8
     HEARTBEAT = 9
     LOG_OPENED = 10
+    ERASED = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +81,45 @@ def parse_entry(data: bytes) -> Entry:
         octets(fields[3], "entry.local", size=32),
         octets(fields[4], "entry.blind", size=BLIND_SIZE),
     )
+
+
+# --- many at once ----------------------------------------------------------------------------
+# All entries are equally long, with what varies always in the same places.
+_LOWEST: Final = encode([VERSION, 0, bytes(32), bytes(32), bytes(BLIND_SIZE)])
+_HIGHEST: Final = encode([VERSION, 127, b"\xff" * 32, b"\xff" * 32, b"\xff" * BLIND_SIZE])
+_SIZE: Final = len(_LOWEST)
+_FIXED: Final = tuple((at, low.to_bytes()) for at, low in enumerate(_LOWEST) if low == _HIGHEST[at])
+_KIND_AT: Final = 2
+_COMMITMENT: Final = slice(39, 71)
+_KINDS: Final = frozenset(int(kind) for kind in EntryKind)
+_LOCAL: Final = hashlib.sha256(suite.label("log-local"))
+
+
+def all_open(
+    kinds: Sequence[int],
+    entries: Sequence[bytes],
+    *,
+    local_blinds: Sequence[bytes],
+    locals_: Sequence[bytes],
+) -> bool:
+    """Whether each entry is, byte for byte, made of its kind, local blind and local.
+
+    It says no more than yes or no, in a tenth of the time that parsing them takes: the bytes that
+    all entries have in common are compared place by place, for all entries at once.
+    """
+    if set(map(len, entries)) != {_SIZE} or set(map(len, local_blinds)) != {BLIND_SIZE}:
+        return False
+    if not _KINDS.issuperset(kinds):
+        return False
+    together, count = b"".join(entries), len(entries)
+    if together[_KIND_AT::_SIZE] != bytes(kinds):
+        return False
+    if any(together[at::_SIZE] != byte * count for at, byte in _FIXED):
+        return False
+    copy = _LOCAL.copy
+    for entry, local_blind, local in zip(entries, local_blinds, locals_, strict=True):
+        digest = copy()
+        digest.update(local_blind + local)
+        if entry[_COMMITMENT] != digest.digest():
+            return False
+    return True

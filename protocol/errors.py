@@ -348,6 +348,12 @@ class AlreadyRunningError(OperatorError):
     code = "already-running"
 
 
+class PolicyError(OperatorError):
+    """A witness policy that breaks its grammar; names the line."""
+
+    code = "bad-policy"
+
+
 class RollbackError(OperatorError):
     """The database is older than what this node has already published."""
 
@@ -370,6 +376,12 @@ class LogCorruptionError(StoreError):
     """The log does not verify against its own signed checkpoint."""
 
     code = "log-corrupt"
+
+
+class LogBehindError(StoreError):
+    """A witness holds a later head of our own log than we do: this home is an old copy."""
+
+    code = "log-behind"
 
 
 class CommitUncertainError(StoreError):

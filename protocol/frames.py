@@ -43,6 +43,31 @@ from protocol.frontier import (
     parse_item,
     parse_ranges,
 )
+from protocol.log_frames import (
+    LOG_READERS,
+    Consistency,
+    Cosign,
+    Cosigned,
+    Head,
+    Heads,
+    LogForked,
+    LogFrame,
+    LogPart,
+    WantConsistency,
+    WantHead,
+    WantLog,
+    log_frame_value,
+)
+from protocol.reseal import (
+    SEALED_AGAIN,
+    UNOPENED,
+    ResealFrame,
+    SealedAgain,
+    Unopened,
+    parse_sealed_again,
+    parse_unopened,
+    reseal_frame_value,
+)
 from protocol.shape import array, octets, text, uint
 
 _T = TypeVar("_T", bytes, StreamKey)
@@ -238,6 +263,8 @@ Frame: TypeAlias = (
     | WantBlob
     | BlobChunk
     | NoBlob
+    | ResealFrame
+    | LogFrame
 )
 
 
@@ -273,14 +300,21 @@ def _value(frame: Frame) -> list[object]:
             return [9, frame.items]
         case WantBlob() | BlobChunk() | NoBlob():
             return blob_frame_value(frame)
+        case (
+            Cosign() | Cosigned() | Heads() | WantHead() | Head() | WantConsistency()
+            | Consistency() | LogForked() | WantLog() | LogPart()
+        ):  # fmt: skip
+            return log_frame_value(frame)
         case _:
             return _gossip_value(frame)
 
 
 def _gossip_value(
-    frame: Summary | Authors | Frontier | Want | WantReceipts | Forked | Runs,
+    frame: Summary | Authors | Frontier | Want | WantReceipts | Forked | Runs | ResealFrame,
 ) -> list[object]:
     match frame:
+        case Unopened() | SealedAgain():
+            return reseal_frame_value(frame)
         case Summary():
             return [10, frame.digest]
         case Authors():
@@ -371,7 +405,7 @@ def _receipts(fields: list[Value]) -> Receipts:
     items = array(fields[3], "receipts.items", minimum=1, maximum=limits.MAX_FRAME_RECEIPTS)
     return Receipts(
         octets(fields[1], "receipts.recipient", size=32),
-        octets(fields[2], "receipts.checkpoint", maximum=limits.MAX_NOTE),
+        octets(fields[2], "receipts.checkpoint", maximum=limits.MAX_SIGNED_HEAD),
         tuple(_receipt_item(item) for item in items),
     )
 
@@ -474,7 +508,7 @@ def _runs(fields: list[Value]) -> Runs:
         raise LimitError(f"runs has more than {limits.MAX_RUN} envelopes")
     return Runs(
         octets(fields[1], "runs.recipient", size=32),
-        octets(fields[2], "runs.checkpoint", maximum=limits.MAX_NOTE),
+        octets(fields[2], "runs.checkpoint", maximum=limits.MAX_SIGNED_HEAD),
         runs,
     )
 
@@ -533,6 +567,9 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Value]], Frame]]]] = {
     WANT_BLOB: (4, parse_want_blob),
     BLOB: (5, parse_blob_chunk),
     NO_BLOB: (2, parse_no_blob),
+    UNOPENED: (3, parse_unopened),
+    SEALED_AGAIN: (3, parse_sealed_again),
+    **LOG_READERS,
 }
 
 

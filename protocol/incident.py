@@ -56,6 +56,16 @@ def _among(words: Sequence[str] | frozenset[str]) -> Callable[[str], str]:
     return check
 
 
+def _country(value: str) -> str:
+    if value not in v.COUNTRIES:
+        # There are too many to list.
+        example = value.upper() if value.upper() in v.COUNTRIES else "NL"
+        raise ValueError(
+            f"is not a country code of two capital letters (ISO 3166-1), such as {example}"
+        )
+    return value
+
+
 def _matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
     def check(value: str) -> str:
         if not pattern.fullmatch(value):
@@ -81,7 +91,7 @@ def _real_time(value: str) -> str:
 
 
 Short = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_clean)]
-Country = Annotated[str, _word(v.COUNTRIES)]
+Country = Annotated[str, AfterValidator(_country)]
 Time = Annotated[
     str,
     AfterValidator(_matching(_TIME, "a UTC time such as 2026-03-01T08:30:00Z")),
@@ -540,6 +550,10 @@ def _problem(item: Mapping[str, Any]) -> tuple[str, str, str]:
         text = "is required"
     elif item["type"] == "extra_forbidden":
         text = "is not a field of an incident"
+    elif item["type"] == "string_too_short":
+        text = "is empty"
+    elif item["type"] == "string_too_long":
+        text = f"is longer than {item['ctx']['max_length']} characters"
     return pointer, codes.get(item["type"], "bad-value"), text
 
 

@@ -68,15 +68,34 @@ MAX_SEQ: Final = 2**53
 MAX_LOG_SIZE: Final = 2**48
 MAX_ENTRY: Final = 256
 """One log entry is a blinded commitment of about 120 bytes; tlog-tiles allows 65,535."""
-MAX_NOTE: Final = 64 * 1024
-"""A signed note; C2SP asks readers to accept 16 signatures, ML-DSA-44 ones take 3.3 KiB each."""
-MAX_NOTE_SIGNATURES: Final = 16
+MAX_NOTE: Final = 192 * 1024
+"""A signed note: its log's two signatures and those of 31 witnesses, two of 3.4 KiB each."""
+MAX_NOTE_SIGNATURES: Final = 64
+"""C2SP asks readers to accept 16."""
 MAX_NOTE_NAME: Final = 255
 """UTF-8 bytes of a key name; ML-DSA-44 cosignatures have one byte for its length."""
 MIN_NOTE_KEY: Final = 32
 """Bytes of the shortest public key in a verifier key."""
 MAX_PROOF: Final = 64
 """Hashes of one proof; a tree of 2^48 leaves needs 48."""
+MAX_TILE_PATH: Final = 64
+"""Characters of the path of one tile or bundle; of a tree of 2^48 leaves the longest has 42."""
+MAX_POLICY_LINE: Final = 8 * 1024
+"""Bytes of one line of a witness policy: a verifier key of ML-DSA-44 takes 2 KiB."""
+MAX_POLICY_LINES: Final = 1_024
+"""Lines of a witness policy; three a witness, and C2SP asks readers to accept 32 of each kind."""
+MAX_POLICY: Final = 1024 * 1024
+"""Bytes of a witness policy."""
+MAX_PROOF_EXTRA: Final = 64 * 1024
+"""Bytes of extra data in a proof file; nobody signs them."""
+MAX_PROOF_FILE: Final = MAX_NOTE + 2 * MAX_PROOF_EXTRA
+"""Bytes of a proof file: extra data in base64, 64 hashes and a checkpoint."""
+MAX_WITNESS_PROOF: Final = 63
+"""Proof lines that one call to a witness may have (C2SP tlog-witness)."""
+MAX_ADD_CHECKPOINT: Final = MAX_NOTE + 4 * 1024
+"""Body of one call to a witness: a note, 63 lines of 45 bytes and the old size."""
+MAX_LOG_FORK: Final = 2 * MAX_NOTE + 4 * 1024
+"""Evidence against a log: two notes and one path. A log cannot escape it with padded notes."""
 
 # --- frames and links ------------------------------------------------------------------------
 MAX_FRAME: Final = 1024 * 1024
@@ -154,14 +173,60 @@ MAX_HALF_OPEN_PER_ADDRESS: Final = 16
 """Of one IPv4 address or IPv6 /64; several authorities may share an address translator."""
 MAX_LINKS_PER_CERTIFICATE: Final = 8
 """One is the rule; a peer that lost its own may dial again before we notice, within 38 s."""
+MAX_LOG_READERS: Final = 128
+"""Connections on which peers read the files of our log at the same time."""
+MAX_LOG_READERS_PER_PEER: Final = 4
+"""Of one peer. A connection answers one request after the other."""
+LOG_READS_PER_S: Final = 50
+"""Files of our log that one peer may read: a tile takes less than 0.1 ms of the one thread that
+owns the databases, so 20 peers at their bound take a tenth of it."""
+LOG_READS_BURST: Final = 1_000
+"""Saved up of that: a log of 250,000 entries is read at once."""
+LOG_READER_IDLE_S: Final = 15.0
+"""A connection on which nobody asks for a file is closed after this."""
 MAX_REFUSALS_PER_LINK: Final = 10
 """Refused envelopes after which the link is closed."""
+
+# --- what links say about logs ---------------------------------------------------------------
+MAX_COSIGNED: Final = 16 * 1024
+"""The answer of a witness: two signature lines, or a size."""
+MAX_SIGNED_HEAD: Final = 16 * 1024
+"""A checkpoint with the two signatures of its log, 3.5 KiB, and room for a few others."""
+MAX_HEADS: Final = 256
+"""Logs of third nodes named in one frame; more take another frame."""
+MAX_CONSISTENCY_PROOFS: Final = 64
+"""Consistency proofs of one frame, each of up to 49 hashes."""
+MAX_LOG_PATH: Final = 128
+"""Characters of the path of a tile."""
+MAX_LOG_PART: Final = MAX_NOTE
+"""A tile has 8 KiB; a checkpoint grows with its cosignatures."""
+MAX_PEER_HEADS: Final = 4_096
+"""Checkpoints of one peer that wait for its proof that they are consistent."""
+
+# --- sealing again -----------------------------------------------------------------------------
+MAX_NOTICE: Final = 256
+"""What a reader tells the author of an epoch that it cannot open: about 130 bytes."""
+MAX_NEW_SLOT: Final = 2_048
+"""A slot of 1,168 bytes, four ids and two numbers."""
+RESEAL_WINDOW_MS: Final = MAX_LIFETIME_MS
+"""Age of an opener up to which its author seals it again. What is older was sealed to keys that may
+have been destroyed since, and whoever stole a vault must not get it back."""
+RESEAL_RETRY_MS: Final = 60_000
+"""When a notice is sent again that was not answered; each time it takes twice as long."""
+RESEAL_RETRY_MAX_MS: Final = 3_600_000
+MAX_RESEALS_PER_OPENER: Final = 4
+"""Answers that one reader gets for one epoch in a day."""
+MAX_RESEALS_PER_DAY: Final = 256
+"""Answers that one reader gets in a day: whoever lost its key has its last 90 days of 20 streams
+back at once. More wait for the next day."""
+MAX_NOTICES: Final = 32
+"""Notices sent, or answers given, on one link in a second."""
 
 # --- delivery statements -----------------------------------------------------------------------
 REACHABLE_WINDOW_MS: Final = 150_000
 """Whoever is linked within this time of a release could be reached: two rounds of anti-entropy and
 a reconnection. A checker takes no shorter one, or an author could choose it to hide a debt."""
-MAX_RECEIPT_FRAME: Final = MAX_NOTE + 4 * 1024
+MAX_RECEIPT_FRAME: Final = MAX_SIGNED_HEAD + 4 * 1024
 """A receipts frame with one item: one note, one entry and one proof."""
 MAX_AUDIENCE: Final = 32 * 1024
 """255 recipients of 69 bytes, 16 carriers and the author's key id take 18 KiB."""
@@ -170,6 +235,36 @@ MAX_DELIVERY_STATEMENT: Final = 32 * 1024 * 1024
 6 KiB) and the skeletons of a full chain (84 KiB). Usual are 20 KiB."""
 MAX_STATEMENTS_IN_TEXT: Final = 2 * MAX_RECIPIENTS + 2
 """Statements in one file: an incident released separately, face and annex apart."""
+
+# --- evidence --------------------------------------------------------------------------------
+MAX_EVIDENCE: Final = 64 * 1024 * 1024
+"""One evidence bundle; all its members at their bounds fit."""
+MAX_EVIDENCE_TEXT: Final = 64 * 1024
+"""The manifest or the report."""
+MAX_EVIDENCE_CONTENT: Final = 4 * 1024 * 1024
+"""The opened message: 64 KiB as indented JSON, at worst a number with 34 other characters a byte."""
+MAX_EVIDENCE_ACCESS: Final = 16 * 1024 * 1024
+"""The acts about one message: 1,000 of usually 3 KiB with their proofs, and of 30 at most."""
+MAX_EVIDENCE_ACTS: Final = 1_000
+"""Acts about one message that a bundle proves, the newest; the others are counted."""
+MAX_EVIDENCE_RECEIPTS: Final = 32 * 1024 * 1024
+"""128 KiB for each of 255 recipients, as in a delivery statement; usual are 20 KiB."""
+MAX_TIMESTAMP: Final = 64 * 1024
+"""A time stamp of RFC 3161 with its certificates takes 3 to 8 KiB."""
+MAX_REASON: Final = 500
+"""Characters of the reason that an operator gives for an act; it stands in the log."""
+
+# --- access and disclosure -------------------------------------------------------------------
+MAX_ACCESS_IDS: Final = 64
+"""Envelopes that one access entry names; of more there are several entries."""
+MAX_ACCESS_NOTE: Final = 2 * MAX_NAME + MAX_REASON + 64
+"""Characters of what an access entry says besides: to whom a copy went, by whom, and why."""
+MAX_ACCESS_ACT: Final = 8 * 1024
+"""One act: 64 ids of 34 bytes, and texts of up to 4 bytes a character."""
+MAX_ERASURE_ACT: Final = 4 * 1024
+"""One act of erasure: six short texts of up to 4 bytes a character."""
+MAX_DISCLOSURE: Final = MAX_CIPHERTEXT + MAX_BUNDLE + 2 * MAX_AUDIENCE + 16 * 1024
+"""One disclosed envelope: its slots, reduced to digests, and its audience are up to 25 KiB."""
 
 # --- attachments -----------------------------------------------------------------------------
 MAX_BLOB: Final = 2**30

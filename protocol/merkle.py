@@ -23,6 +23,11 @@ TILE_HEIGHT: Final = 8
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 _LENGTH: Final = 2
 _GROUP: Final = 1_000
+_KEPT_FROM: Final = 64
+"""Leaves of the smallest subtree that a memo keeps: smaller ones are hashed anew."""
+# Copies of these take a tenth less time than new ones, which counts where there are very many.
+_LEAF: Final = hashlib.sha256(b"\x00")
+_NODE: Final = hashlib.sha256(b"\x01")
 
 
 class TileReader(Protocol):
@@ -49,6 +54,16 @@ class Appended:
 def leaf_hash(entry: bytes) -> bytes:
     """Return the hash of a leaf (RFC 6962 section 2.1)."""
     return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def leaf_hashes(entries: Sequence[bytes]) -> list[bytes]:
+    """Return the leaf hash of each of *entries*."""
+    hashes, copy = [], _LEAF.copy
+    for entry in entries:
+        leaf = copy()
+        leaf.update(entry)
+        hashes.append(leaf.digest())
+    return hashes
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
@@ -178,17 +193,26 @@ def verify_consistency(
         if old_size == new_size and old_root != new_root:
             raise ProofError("two roots for one tree size")
         return
-    path = list(proof)
-    if old_size & (old_size - 1) == 0:
-        path.insert(0, old_root)
-    _verify_path(path, old_size=old_size, old_root=old_root, new_size=new_size, new_root=new_root)
+    path = [old_root, *proof] if _power_of_two(old_size) else proof
+    roots = prefix_roots(old_size=old_size, new_size=new_size, path=path)
+    if roots != (old_root, new_root):
+        raise ProofError("the consistency proof does not join the two roots")
 
 
-def _verify_path(
-    path: Sequence[bytes], *, old_size: int, old_root: bytes, new_size: int, new_root: bytes
-) -> None:
+def prefix_roots(*, old_size: int, new_size: int, path: Sequence[bytes]) -> tuple[bytes, bytes]:
+    """Return the old and the new root that *path* computes (RFC 9162 section 2.1.4.2).
+
+    *path* is a consistency proof that begins with a hash of the new tree even where the old size is
+    a power of two: the proof of RFC 6962 leaves that one out and takes the old root for it.
+
+    Raises:
+        ProofError: the sizes have no such path, or it has the wrong length.
+    """
+    if not 0 < old_size < new_size:
+        raise ProofError("the old tree is empty or not smaller than the new one")
     if not path:
         raise ProofError("the consistency proof is empty")
+    _check_hashes(path)
     fn, sn = old_size - 1, new_size - 1
     while fn & 1:
         fn, sn = fn >> 1, sn >> 1
@@ -203,8 +227,13 @@ def _verify_path(
         else:
             sr = node_hash(sr, c)
         fn, sn = fn >> 1, sn >> 1
-    if sn != 0 or fr != old_root or sr != new_root:
-        raise ProofError("the consistency proof does not join the two roots")
+    if sn != 0:
+        raise ProofError("the consistency proof is too short")
+    return fr, sr
+
+
+def _power_of_two(size: int) -> bool:
+    return size & (size - 1) == 0
 
 
 def _check_hashes(hashes: Sequence[bytes]) -> None:
@@ -280,16 +309,15 @@ class _Overlay:
 
 def tile_root(tile: bytes) -> bytes:
     """Return the root over a tile's hashes, of which there are a power of two."""
-    hashes = [tile[at : at + HASH_SIZE] for at in range(0, len(tile), HASH_SIZE)]
-    return _perfect(hashes)
-
-
-def _perfect(hashes: Sequence[bytes]) -> bytes:
-    """Return the root over a power of two of *hashes*."""
-    row = list(hashes)
-    while len(row) > 1:
-        row = [node_hash(row[i], row[i + 1]) for i in range(0, len(row), 2)]
-    return row[0]
+    copy = _NODE.copy
+    while len(tile) > HASH_SIZE:
+        above = []
+        for at in range(0, len(tile), 2 * HASH_SIZE):
+            node = copy()
+            node.update(tile[at : at + 2 * HASH_SIZE])
+            above.append(node.digest())
+        tile = b"".join(above)
+    return tile
 
 
 # --- reading ---------------------------------------------------------------------------------
@@ -362,6 +390,17 @@ def prove_consistency(old: int, new: int, reader: TileReader) -> tuple[bytes, ..
     return tuple(_range_hashes(list(reversed(ranges)), reader))
 
 
+def prove_prefix(old: int, new: int, reader: TileReader) -> tuple[bytes, ...]:
+    """Return the path that ``prefix_roots`` takes from the first *new* leaves, *old* of them old.
+
+    It shows which old root the new tree has inside, whatever root was signed for it before.
+    """
+    if not 0 < old < new:
+        raise ValueError("the old tree is empty or not smaller than the new one")
+    proof = prove_consistency(old, new, reader)
+    return (root(old, reader), *proof) if _power_of_two(old) else proof
+
+
 def _split(count: int) -> int:
     """Return the largest power of two strictly below *count*."""
     return 1 << ((count - 1).bit_length() - 1)
@@ -408,17 +447,20 @@ def _place(height: int, index: int) -> tuple[int, int, int, int]:
 
 def _subtree(height: int, index: int, tiles: Mapping[tuple[int, int], bytes], memo: Memo) -> bytes:
     found = memo.get((height, index))
-    if found is None:
-        level, tile, slot, count = _place(height, index)
-        if count == 1:
-            found = tiles[level, tile][slot * HASH_SIZE : (slot + 1) * HASH_SIZE]
-            if len(found) != HASH_SIZE:
-                raise ProofError(f"tile {level}/{tile} is narrower than the tree")
-        else:
-            found = node_hash(
-                _subtree(height - 1, 2 * index, tiles, memo),
-                _subtree(height - 1, 2 * index + 1, tiles, memo),
-            )
+    if found is not None:
+        return found
+    level, tile, slot, count = _place(height, index)
+    if count < _KEPT_FROM:
+        data = tiles[level, tile][slot * HASH_SIZE : (slot + count) * HASH_SIZE]
+        if len(data) != count * HASH_SIZE:
+            raise ProofError(f"tile {level}/{tile} is narrower than the tree")
+        found = tile_root(data)
+    else:
+        found = node_hash(
+            _subtree(height - 1, 2 * index, tiles, memo),
+            _subtree(height - 1, 2 * index + 1, tiles, memo),
+        )
+    if level or count >= _KEPT_FROM:
         memo[height, index] = found
     return found
 

@@ -116,11 +116,14 @@ def parse_vkey(text: str) -> VerifierKey:
 
 def format_note(note: Note) -> bytes:
     """Return the bytes of *note*."""
-    lines = [
-        f"{_DASH} {s.name} {base64.b64encode(s.key_id + s.signature).decode()}\n"
-        for s in note.signatures
-    ]
-    return f"{note.text}\n{''.join(lines)}".encode()
+    lines = "".join(map(format_signature, note.signatures))
+    return f"{note.text}\n{lines}".encode()
+
+
+def format_signature(signature: NoteSignature) -> str:
+    """Return the line of *signature*, with its newline."""
+    data = base64.b64encode(signature.key_id + signature.signature).decode()
+    return f"{_DASH} {signature.name} {data}\n"
 
 
 def parse_note(data: bytes) -> Note:
@@ -144,13 +147,18 @@ def parse_note(data: bytes) -> Note:
     lines = tail[:-1].split("\n")
     if len(lines) > limits.MAX_NOTE_SIGNATURES:
         raise LimitError(f"a note has more than {limits.MAX_NOTE_SIGNATURES} signatures")
-    note = Note(body + "\n", tuple(_signature(line) for line in lines))
+    note = Note(body + "\n", tuple(parse_signature(line) for line in lines))
     if format_note(note) != data:
         raise DecodeError("a note is not in its one form")
     return note
 
 
-def _signature(line: str) -> NoteSignature:
+def parse_signature(line: str) -> NoteSignature:
+    """Return the signature in *line*, which is without its newline.
+
+    Raises:
+        DecodeError: it has another form.
+    """
     match = _LINE.fullmatch(line)
     if match is None:
         raise DecodeError("a note's signature line has another form")

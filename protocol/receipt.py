@@ -16,7 +16,10 @@ from protocol.statement import NamedKeys
 
 @dataclass(frozen=True, slots=True)
 class VerifiedReceipt:
-    """The envelope stands in the log of *recipient*, to read (RECEIVED) or to carry (CARRIED)."""
+    """The envelope stands in the log of *recipient*, to read (RECEIVED) or to carry (CARRIED).
+
+    Or the log says that its content is erased there (ERASED); that by itself is no delivery.
+    """
 
     envelope_id: bytes
     recipient: bytes
@@ -46,7 +49,7 @@ def _verify_item(item: ReceiptItem, recipient: bytes, checkpoint: Checkpoint) ->
         raise ReceiptError(f"the receipt holds a malformed log entry: {error.message}") from None
     if entry.subject != item.envelope_id:
         raise ReceiptError("the receipt proves the entry of another envelope")
-    if entry.kind not in {EntryKind.RECEIVED, EntryKind.CARRIED}:
+    if entry.kind not in {*_KINDS, EntryKind.ERASED}:
         raise ReceiptError("the receipt proves an entry that is no delivery")
     merkle.verify_inclusion(
         index=item.index,
@@ -56,6 +59,14 @@ def _verify_item(item: ReceiptItem, recipient: bytes, checkpoint: Checkpoint) ->
         root=checkpoint.root,
     )
     return VerifiedReceipt(item.envelope_id, recipient, entry.kind, item.index, checkpoint)
+
+
+def is_erasure(item: ReceiptItem) -> bool:
+    """Whether *item* says that the content of its envelope is erased; it may prove nothing."""
+    try:
+        return parse_entry(item.entry).kind is EntryKind.ERASED
+    except PeerError:
+        return False
 
 
 # --- receipts in bulk ------------------------------------------------------------------------
@@ -96,7 +107,7 @@ def verify_runs(runs: Runs, *, log: NamedKeys) -> tuple[VerifiedReceipt, ...]:
     for run in runs.runs:
         merkle.verify_run(
             first=run.first,
-            leaves=[merkle.leaf_hash(entry) for entry in _entries(run)],
+            leaves=[merkle.leaf_hash(entry) for entry in run_entries(run)],
             size=checkpoint.size,
             proof=run.proof,
             root=checkpoint.root,
@@ -122,7 +133,7 @@ def single(runs: Runs, envelope_id: bytes, *, log: NamedKeys) -> Receipts:
         if envelope_id not in run.ids:
             continue
         position = run.ids.index(envelope_id)
-        entries = _entries(run)
+        entries = run_entries(run)
         path = merkle.inclusion_of(
             position,
             first=run.first,
@@ -136,7 +147,12 @@ def single(runs: Runs, envelope_id: bytes, *, log: NamedKeys) -> Receipts:
     raise ReceiptError("the receipts hold none for that envelope")
 
 
-def _entries(run: Run) -> list[bytes]:
+def run_entries(run: Run) -> list[bytes]:
+    """Return the log entries that *run*, which has whole ids, stands for.
+
+    Raises:
+        ReceiptError: they are no deliveries, or an id is not whole.
+    """
     if run.kind not in _KINDS:
         raise ReceiptError("the receipt proves an entry that is no delivery")
     if len(run.ids[0]) == SHORT_ID:

@@ -20,7 +20,9 @@ Events come in as method calls with an explicit ``now`` (ms); an ordered list of
     OPEN    summary, authors,        OPEN    Heard: the node answers from what it holds
             frontier, want,
             want_receipts, forked,
-            want_blob, blob, no_blob
+            want_blob, blob, no_blob,
+            unopened, sealed_again,
+            all about logs
     OPEN    bye                      CLOSED  Close
     any     bad or unexpected frame  CLOSED  Send(bye), Close
     HELLO, PROOF  deadline passed    CLOSED  Send(bye), Close
@@ -78,7 +80,21 @@ from protocol.frames import (
     encode_frame,
     proof_label,
 )
-from protocol.receipt import complete
+from protocol.log_frames import (
+    Consistency,
+    Cosign,
+    Cosigned,
+    Head,
+    Heads,
+    LogForked,
+    LogFrame,
+    LogPart,
+    WantConsistency,
+    WantHead,
+    WantLog,
+)
+from protocol.receipt import complete, is_erasure
+from protocol.reseal import ResealFrame, SealedAgain, Unopened
 from protocol.statement import HybridKey
 
 
@@ -156,9 +172,9 @@ class NoteLate:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The peer says or asks something about streams or attachments."""
+    """The peer says or asks something about streams, attachments, slots or logs."""
 
-    frame: Gossip | BlobFrame
+    frame: Gossip | BlobFrame | ResealFrame | LogFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +282,7 @@ class Session:
 
     @property
     def passed(self) -> frozenset[tuple[bytes, bytes]]:
-        """Receipts of third nodes passed on over this link: (envelope id, recipient)."""
+        """Receipts of third nodes, and of our erasures, given here: (envelope id, recipient)."""
         return frozenset(self._passed)
 
     # --- events ------------------------------------------------------------------------------
@@ -329,8 +345,8 @@ class Session:
             wires.append(wire)
         return [self._send(Deliver(each), lane) for each in _packed(wires)]
 
-    def say(self, frame: Gossip | BlobFrame) -> list[Effect]:
-        """Say or ask something about streams or attachments."""
+    def say(self, frame: Gossip | BlobFrame | ResealFrame | LogFrame) -> list[Effect]:
+        """Say or ask something about streams, attachments, slots or logs."""
         if self.phase is not Phase.OPEN:
             return []
         if isinstance(frame, WantReceipts):
@@ -344,7 +360,7 @@ class Session:
                 return []
             frame = WantReceipts(tuple(ids))
         # A no_blob must not overtake the chunks that went before it.
-        bulk = isinstance(frame, BlobChunk | NoBlob)
+        bulk = isinstance(frame, BlobChunk | NoBlob | LogPart | Consistency)
         return [self._send(frame, Lane.CATCH_UP if bulk else Lane.CONTROL)]
 
     def _free(self, envelope_id: bytes) -> bool:
@@ -382,19 +398,25 @@ class Session:
     def stored(self, receipts: Receipts | Runs) -> list[Effect]:
         """Answer for a StoreReceipts that is now durable.
 
-        The recipient itself needs no answer: it keeps nothing to pass on.
+        The recipient itself needs no answer to a receipt of delivery, which it gives again when it
+        is asked; what it erased it says until it hears that the author holds that.
         """
         if isinstance(receipts, Runs):
             self.answered([each for run in receipts.runs for each in run.ids])
             return []
         self.answered([item.envelope_id for item in receipts.items])
-        if self.phase is not Phase.OPEN or receipts.recipient == self._remote.node_id:
+        if self.phase is not Phase.OPEN:
             return []
-        pairs = tuple((item.envelope_id, receipts.recipient) for item in receipts.items)
-        return [self._send(Settled(pairs))]
+        passed_on = receipts.recipient != self._remote.node_id
+        pairs = tuple(
+            (item.envelope_id, receipts.recipient)
+            for item in receipts.items
+            if passed_on or is_erasure(item)
+        )
+        return [self._send(Settled(pairs))] if pairs else []
 
     def relay_receipts(self, receipts: Receipts) -> list[Effect]:
-        """Pass the receipt of a third node on to the author that waits for it, once a link."""
+        """Give the author the receipt of a third node, or ours of an erasure, once a link."""
         pairs = {(item.envelope_id, receipts.recipient) for item in receipts.items}
         if self.phase is not Phase.OPEN or pairs <= self._passed:
             return []
@@ -406,6 +428,12 @@ class Session:
         if self.phase is not Phase.OPEN or not wires:
             return []
         return [self._send(Statements(node_id, tuple(wires)))]
+
+    def ask_statements(self, first: int) -> list[Effect]:
+        """Ask for the peer's key statements from number *first* on: it named one we lack."""
+        if self.phase is not Phase.OPEN:
+            return []
+        return [self._send(WantStatements(self._remote.node_id, first))]
 
     def statements_stored(self, chain_n: int) -> list[Effect]:
         """Answer for a StoreStatements that brought the peer's chain up to *chain_n*.
@@ -479,6 +507,7 @@ class Session:
 
     def _on_frame(self, frame: Frame, now: int) -> list[Effect]:
         del now  # nothing that an open link hears depends on when it hears it
+        self._check_parties(frame)
         match frame:
             case Hello() | Proof():
                 raise FrameError("a second hello or proof on an open link")
@@ -506,10 +535,24 @@ class Session:
             case (
                 Summary() | Authors() | Frontier() | Want() | WantReceipts() | Forked()
                 | WantBlob() | BlobChunk() | NoBlob()
+                | Unopened() | SealedAgain()
+                | Cosign() | Cosigned() | Heads() | WantHead() | Head() | WantConsistency()
+                | Consistency() | LogForked() | WantLog() | LogPart()
             ):  # fmt: skip
                 return [Heard(frame)]
             case _:
                 assert_never(frame)
+
+    def _check_parties(self, frame: Frame) -> None:
+        """Check that a notice is the peer's own, and that a new slot is of the peer and for us."""
+        peer, own = self._remote.node_id, self._local.node_id
+        match frame:
+            case Unopened(notice) if notice.reader != peer:
+                raise UntrustedKeyError("a notice of another node than the peer")
+            case SealedAgain(slot) if (slot.author, slot.reader) != (peer, own):
+                raise UntrustedKeyError("a new slot that is not of the peer for this node")
+            case _:
+                pass
 
     # --- sending -----------------------------------------------------------------------------
     def _unwrap(self, message: bytes) -> bytes:

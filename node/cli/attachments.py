@@ -21,10 +21,12 @@ import typer
 from node.cli.terminal import (
     Exit,
     State,
-    _asker,
-    _fail_with,
+    asker,
     call,
+    confirm,
+    denied,
     fail,
+    fail_with,
     plain,
     say,
     show,
@@ -32,8 +34,9 @@ from node.cli.terminal import (
     state,
     table,
 )
-from node.client import Client, _Connection
+from node.client import Client, ControlConnection
 from node.home import Home
+from node.words import counted
 
 app = typer.Typer(
     help="Files that belong to incidents.", no_args_is_help=True, rich_markup_mode=None
@@ -81,7 +84,9 @@ def _state(row: dict[str, Any]) -> str:
 @app.command()
 def add(  # noqa: PLR0917  typer binds a command's parameters by name
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The file. It is copied, encrypted.")],
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="The file. It is copied, encrypted.")
+    ],
     draft: Annotated[str, typer.Option(help="Add it to this draft (reference or id).")] = "",
     kind: Annotated[str, typer.Option(help="Such as label_photo or document_scan.")] = "other",
     caption: Annotated[str, typer.Option(help="What it shows.")] = "",
@@ -101,7 +106,7 @@ def add(  # noqa: PLR0917  typer binds a command's parameters by name
     if as_json:
         show_json(seen)
         return
-    show(f"{sha256}  {size} bytes")
+    show(f"{sha256}  {counted(size, 'byte')}")
     if draft:
         say(f"It is part of the annex of {plain(seen['ref'])} now.")
     else:
@@ -116,16 +121,17 @@ def _digest(file: Path) -> tuple[str, int]:
                 found.update(data)
                 size += len(data)
     except OSError as error:
-        fail(f"{file} cannot be read: {error.strerror}. Check the path", Exit.USAGE)
+        otherwise = "Copy it to a folder that this user may read"
+        fail(denied(file, "read", error, otherwise=otherwise), Exit.USAGE)
     return found.hexdigest(), size
 
 
 def _put(chosen: State, file: Path, sha256: str, size: int) -> Any:  # noqa: ANN401  JSON
-    client = Client(chosen.home, _asker(chosen))
+    client = Client(chosen.home, asker(chosen))
     if not client.running():
         from node.app import open_service  # noqa: PLC0415
 
-        with open_service(chosen.home, _asker(chosen)) as service:
+        with open_service(chosen.home, asker(chosen)) as service:
             upload = service.enclosures.upload(sha256)
             writer = upload.open(size)
             if writer is None:
@@ -134,18 +140,19 @@ def _put(chosen: State, file: Path, sha256: str, size: int) -> Any:  # noqa: ANN
                 while data := opened.read(_PIECE):
                     writer.write(data)
                 return upload.keep(writer.finish(sha256=upload.sha256))
-    connection = _Connection(Home(chosen.home).control_sock)
+    connection = ControlConnection(Home(chosen.home).control_sock)
     try:
         with file.open("rb") as opened:
             connection.request("PUT", _path(sha256), opened, {"Content-Length": str(size)})
         response = connection.getresponse()
         value = json.loads(response.read())
     except (OSError, http.client.HTTPException) as error:
-        fail(f"the node stopped answering: {error}. See its journal", Exit.UNREACHABLE)
+        say(f"  {plain(error)}")
+        fail("the node stopped answering. See its journal", Exit.UNREACHABLE)
     finally:
         connection.close()
     if response.status >= _PROBLEM:
-        _fail_with(value)
+        fail_with(value)
     return value
 
 
@@ -176,7 +183,7 @@ def save(
     if not Client(chosen.home).running():
         from node.app import open_service  # noqa: PLC0415
 
-        with open_service(chosen.home, _asker(chosen)) as service:
+        with open_service(chosen.home, asker(chosen)) as service:
             ref = service.enclosures.download(sha256).open()
             service.enclosures.judge.store.open_to(ref, target)
     else:
@@ -185,13 +192,13 @@ def save(
 
 
 def _save_running(chosen: State, sha256: str, target: Path) -> None:
-    connection = _Connection(Home(chosen.home).control_sock)
+    connection = ControlConnection(Home(chosen.home).control_sock)
     temporary = target.parent / f".picket-{secrets.token_hex(8)}"
     try:
         connection.request("GET", _path(sha256))
         response = connection.getresponse()
         if response.status >= _PROBLEM:
-            _fail_with(json.loads(response.read()))
+            fail_with(json.loads(response.read()))
         found = hashlib.sha256()
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with open(handle, "wb") as opened:  # noqa: PTH123  a handle
@@ -206,14 +213,43 @@ def _save_running(chosen: State, sha256: str, target: Path) -> None:
             fail(f"{target} exists. Choose another name", Exit.REFUSED)
         temporary.replace(target)
     except (OSError, http.client.HTTPException) as error:
-        fail(f"{target} cannot be written: {error}. Choose another folder", Exit.FAILURE)
+        if not isinstance(error, OSError):
+            fail("the node stopped answering. See its journal", Exit.UNREACHABLE)
+        otherwise = "Choose a folder where this user may write"
+        fail(denied(target, "written", error, otherwise=otherwise), Exit.FAILURE)
     finally:
         connection.close()
         temporary.unlink(missing_ok=True)
 
 
 @app.command()
-def drop(context: typer.Context, sha256: Digest) -> None:
-    """Delete the content here. Its author may be the only one who has it still."""
+def drop(
+    context: typer.Context,
+    sha256: Digest,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Delete the content here. What came from others can be fetched again, if they have it still.
+
+    What this node wrote may be here alone: it asks before it deletes that.
+    """
+    if not yes and (warning := _only_copy(context, sha256)):
+        say(warning)
+        if not confirm(state(context), "Delete it here?", "--yes"):
+            fail("nothing was deleted", Exit.REFUSED)
     call(context, "DELETE", _path(sha256), needs_keys=True)
     show("It is deleted here.")
+
+
+def _only_copy(context: typer.Context, sha256: str) -> str:
+    """Return the warning that nobody else may have it, where this node wrote it; else nothing."""
+    rows = call(context, "GET", _PATH, needs_keys=True)["items"]
+    authors = [row["author"] for row in rows if row["sha256"].startswith(sha256)]
+    own = call(context, "GET", "/api/v1/node")["authority"]
+    if own in authors:
+        return (
+            "This node released it. Whether any recipient has fetched it is not known here: "
+            "if none has, nobody can get it any more."
+        )
+    if None in authors:
+        return "It is not released: if you have no other copy of the file, it is gone for good."
+    return ""

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from node.cli.terminal import HOW_TO_START
 from node.client import Client
 from node.config import Config, load_config
 from node.home import Home
+from node.words import counted
 from protocol.errors import PicketError
 
 _LOW_DISK: Final = 500 * 1024 * 1024
@@ -45,7 +47,7 @@ def run(path: Path) -> list[Check]:
     if client.running():
         found.append(Check("node", ok=True, detail="running"))
     else:
-        found.append(Check("node", ok=False, detail="not running. Start it with: picket run"))
+        found.append(Check("node", ok=False, detail=f"not running. {HOW_TO_START}"))
         found += _ports(config)
     found += list(_asked(client))
     return found
@@ -124,7 +126,8 @@ def _asked(client: Client) -> Iterator[Check]:
     if isinstance(log, Check):
         yield log
     else:
-        detail = f"{log['size']} entries, {log['envelopes_checked']} envelopes verify"
+        entries = counted(log["size"], "entry")
+        detail = f"all verifies: {entries}, {counted(log['envelopes_checked'], 'envelope')}"
         yield Check("log", ok=True, detail=detail)
     seen = _call(client, "status", "GET", "/api/v1/status", None)
     if isinstance(seen, Check):

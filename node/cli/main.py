@@ -13,9 +13,10 @@ from urllib.parse import quote, urlencode
 import typer
 
 from node import __version__
-from node.cli import attachments, log
+from node.cli import attachments, disclosure, evidence, log
 from node.cli import doctor as doctor_checks
 from node.cli.terminal import (
+    HOW_TO_START,
     Exit,
     State,
     ask,
@@ -23,6 +24,7 @@ from node.cli.terminal import (
     call,
     choose,
     confirm,
+    denied,
     exit_code,
     fail,
     plain,
@@ -33,9 +35,11 @@ from node.cli.terminal import (
     table,
     usage,
     utc,
+    write_new,
 )
 from node.client import Client
 from node.home import Home, default_home
+from node.words import counted
 from protocol.errors import PicketError
 
 app = typer.Typer(
@@ -52,14 +56,20 @@ tokens_app = typer.Typer(help="Tokens for programs on this machine.", **_SUB)  #
 config_app = typer.Typer(help="The settings.", **_SUB)  # type: ignore[arg-type]
 for _name, _app in (
     ("keys", keys_app), ("peers", peers_app), ("incidents", incidents_app), ("log", log.app),
-    ("attachments", attachments.app), ("delivery", delivery_app),
+    ("attachments", attachments.app), ("evidence", evidence.app), ("delivery", delivery_app),
+    ("disclose", disclosure.app),
     ("tokens", tokens_app), ("config", config_app),
 ):  # fmt: skip
     app.add_typer(_app, name=_name)
+incidents_app.command("access")(disclosure.access)
+incidents_app.command("erase")(disclosure.erase)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Out = Annotated[Path | None, typer.Option(readable=False, help="Write it to this file.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")]
 PassphraseFile = Annotated[
-    Path | None, typer.Option("--passphrase-file", help="File that holds the passphrase.")
+    Path | None,
+    typer.Option("--passphrase-file", readable=False, help="File that holds the passphrase."),
 ]
 Peer = Annotated[str, typer.Argument(metavar="PEER", help="Name or node id.")]
 Incident = Annotated[
@@ -77,7 +87,9 @@ def _version(value: bool) -> None:
 def _root(
     context: typer.Context,
     home: Annotated[
-        Path | None, typer.Option("--home", help="The node's folder (or PICKET_HOME).")
+        Path | None,
+        # What cannot be read is told by us, with who may.
+        typer.Option("--home", readable=False, help="The node's folder (or PICKET_HOME)."),
     ] = None,
     no_input: Annotated[bool, typer.Option("--no-input", help="Never ask.")] = False,
     version: Annotated[
@@ -104,26 +116,35 @@ def init(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Make a new node: keys, card, databases."""
+    from node.app import check_init, initialise  # noqa: PLC0415
+    from node.config import fault_of  # noqa: PLC0415
+
     chosen = state(context)
+
+    def setting(question: str, name: str) -> str:
+        key = f"node.{name}"
+        as_given = str.upper if name == "country" else str
+        return ask(chosen, question, f"--{name}", fault=lambda text: fault_of(key, as_given(text)))
+
     values: dict[str, Any] = {
-        "node.authority": authority or ask(chosen, "Name of the authority", "--authority"),
-        "node.country": country or ask(chosen, "Country (ISO code)", "--country"),
-        "node.network": network or ask(chosen, "Network name", "--network"),
-        "node.contact": contact or ask(chosen, "Duty desk (mailbox or telephone)", "--contact"),
+        "node.authority": authority or setting("Name of the authority", "authority"),
+        "node.country": (country or setting("Country (ISO code)", "country")).upper(),
+        "node.network": network or setting("Network name", "network"),
+        "node.contact": contact or setting("Duty desk (mailbox or telephone)", "contact"),
         "peer.listen": listen,
         "http.listen": http,
         "peer.endpoints": endpoint or [],
     }
     if passphrase_file is not None:
         values["keystore.passphrase_file"] = str(passphrase_file.absolute())
+    check_init(chosen.home, values)
     secret = ask_passphrase(chosen, file=passphrase_file, twice=True)
-    from node.app import initialise  # noqa: PLC0415
-
     made = initialise(chosen.home, values, secret)
     show(f"Node id  {made.node_id}")
     say(f"The node is in {chosen.home}.")
     say(f"Print {made.recovery_sheet}, lock the paper away, then delete the file.")
-    say("Next: picket run, then exchange cards: picket keys card --out my.card")
+    say(f"Next: {HOW_TO_START[0].lower()}{HOW_TO_START[1:]}.")
+    say("Then exchange cards: picket keys card --out my.card")
 
 
 @app.command()
@@ -152,7 +173,10 @@ def unlock(context: typer.Context, passphrase_file: PassphraseFile = None) -> No
     """Open the keystore of the running node."""
     chosen = state(context)
     if not Client(chosen.home).running():
-        fail("the node is not running. Start it with: picket run", Exit.FAILURE)
+        fail(f"the node is not running. {HOW_TO_START}", Exit.FAILURE)
+    if not call(context, "GET", "/api/v1/node")["locked"]:
+        say("The node is unlocked already; nothing was changed.")
+        return
     secret = ask_passphrase(chosen, file=passphrase_file)
     call(context, "POST", "/api/v1/unlock", {"passphrase": secret.decode()})
     say("The node is unlocked.")
@@ -165,16 +189,20 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         show_json(seen)
         return
-    running = "running" if seen["running"] else "NOT RUNNING: start it with picket run"
-    locked = ", locked" if seen["locked"] else ""
-    show(f"{plain(seen['authority'])} ({seen['country']})  {running}{locked}")
-    show(f"Node id  {seen['node_id']}")
-    show(f"Log      {seen['log']['size']} entries")
+    who = f"{plain(seen['authority'])} ({seen['country']})"
+    if seen["running"]:
+        show(f"{who}  running{', LOCKED' if seen['locked'] else ''}")
+    else:
+        show(f"{who}  NOT RUNNING: it sends and receives nothing")
+        show(f"  {HOW_TO_START}")
+    show(f"Node id    {seen['node_id']}")
+    show(f"Log        {counted(seen['log']['size'], 'entry')}{_confirmed(seen['witnesses'])}")
     counts = seen["incidents"]
     if counts:
         show(f"Incidents  {counts['received']} received, {counts['released']} released, "
-             f"{counts['drafts']} drafts")  # fmt: skip
-    show(f"Outbox   {seen['outbox']} deliveries wait")
+             f"{counted(counts['drafts'], 'draft')}")  # fmt: skip
+    waiting = seen["outbox"]
+    show(f"Outbox     {counted(waiting, 'delivery waits', 'deliveries wait')}")
     show()
     if seen["peers"]:
         table(
@@ -188,6 +216,13 @@ def status(context: typer.Context, as_json: Json = False) -> None:
         show(f"\n! {plain(notice['message'])}")
         if notice["fix"]:
             show(f"  {plain(notice['fix'])}")
+
+
+def _confirmed(standing: dict[str, Any]) -> str:
+    """Return what witnesses say of the log, to stand behind its size."""
+    if standing["cosigned_at"]:
+        return f", {standing['cosigned']} confirmed by witnesses at {utc(standing['cosigned_at'])}"
+    return ", not confirmed by witnesses yet" if standing["needed"] else ""
 
 
 @app.command()
@@ -229,7 +264,8 @@ def keys_show(context: typer.Context, as_json: Json = False) -> None:
 @keys_app.command("card")
 def keys_card(
     context: typer.Context,
-    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    out: Out = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Print this node's card, to hand to other authorities. It holds no secret."""
@@ -239,10 +275,7 @@ def keys_card(
     elif out is None:
         sys.stdout.write(seen["card"])
     else:
-        try:
-            out.write_text(seen["card"], encoding="ascii")
-        except OSError as error:
-            fail(f"{out} cannot be written: {error.strerror}", Exit.FAILURE)
+        write_new(out, seen["card"], force=force)
         say(f"Written to {out}. Send it by any channel; compare the safety number by another.")
 
 
@@ -250,7 +283,9 @@ def keys_card(
 @peers_app.command("add")
 def peers_add(
     context: typer.Context,
-    card: Annotated[Path, typer.Argument(help="The other node's card file, or - for input.")],
+    card: Annotated[
+        Path, typer.Argument(readable=False, help="The other node's card file, or - for input.")
+    ],
     name: Annotated[str, typer.Option(help="What to call it here.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -277,7 +312,8 @@ def _read(path: Path) -> str:
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     except OSError as error:
-        fail(f"{path} cannot be read: {error.strerror}. Check the path", Exit.USAGE)
+        otherwise = f"Give - in its place, and hand it over with: < {path}"
+        fail(denied(path, "read", error, otherwise=otherwise), Exit.USAGE)
     except UnicodeDecodeError:
         fail(f"{path} is not text. Ask for the file again", Exit.USAGE)
 
@@ -315,11 +351,18 @@ def peers_show(context: typer.Context, peer: Peer, as_json: Json = False) -> Non
         show_json(seen)
         return
     for key in ("name", "authority", "country", "level", "node_id", "endpoints", "linked"):
-        show(f"{key:<12} {plain(seen[key])}")
+        show(f"{_LABELS.get(key, key):<12} {plain(seen[key])}")
     if seen["verified"]:
         check = seen["verified"]
         show(f"{'verified':<12} {check['method']} by {plain(check['by'])}, {utc(check['at'])}")
     _safety_number(seen)
+
+
+_LABELS = {"node_id": "node id", "endpoints": "addresses"}
+_LOWERED = {
+    "observe": "it receives nothing more from this node, and carries nothing for it",
+    "relay": "it receives nothing more from this node, and may carry for it",
+}
 
 
 @peers_app.command("approve")
@@ -331,12 +374,28 @@ def peers_approve(
         str, typer.Option(help="The 60 digits as the other side read them.")
     ] = "",
     method: Annotated[str, typer.Option(help="voice, in-person or note-verbale.")] = "",
-    by: Annotated[str, typer.Option(help="Who compared it.")] = "",
+    by: Annotated[str, typer.Option(help="Who compared it, or lowers the level.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", help="Lower a level without asking.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Give a peer a trust level after comparing the safety number."""
+    """Give a peer a trust level after comparing the safety number. Lowering needs no number."""
+    from keys.trust import Level, is_lower  # noqa: PLC0415
+
     chosen = state(context)
+    if level not in {"observe", "relay", "share"}:
+        usage(f"--level {level!r} is none of: observe, relay, share")
     row = call(context, "GET", _peer_path(peer))
+    if not safety_number and is_lower(Level(level), than=Level(row["level"])):
+        body = {"level": level, "by": by or ask(chosen, "Your name", "--by")}
+        say(f"{plain(row['name'])} is at level {row['level']}. At {level} {_LOWERED[level]}.")
+        if not yes and not confirm(chosen, f"Lower it to {level}?", "--yes"):
+            fail("nothing was changed", Exit.REFUSED)
+        seen = call(context, "POST", _peer_path(peer, "/approve"), body)
+        if as_json:
+            show_json(seen)
+        else:
+            show(f"{plain(seen['name'])} is lowered to level {seen['level']}.")
+        return
     if not safety_number and chosen.interactive:
         say(f"Ask {plain(row['name'])} to read its 60 digits, and type what you hear.")
     digits = safety_number or ask(chosen, "Safety number as read to you", "--safety-number")
@@ -364,12 +423,13 @@ def _incident_path(key: str, verb: str = "") -> str:
 def incidents_new(
     context: typer.Context,
     file: Annotated[
-        Path | None, typer.Option(help="JSON file with the incident, or - for input.")
+        Path | None,
+        typer.Option(readable=False, help="JSON file with the incident, or - for input."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Create a draft: seven questions, or a file. Nothing leaves the node."""
-    body = _json_object(_read(file)) if file is not None else _seven(state(context), context)
+    """Create a draft: a few questions, or a file. Nothing leaves the node."""
+    body = _json_object(_read(file)) if file is not None else _asked(context)
     seen = call(context, "POST", "/api/v1/incidents", body, needs_keys=True)
     if as_json:
         show_json(seen)
@@ -410,37 +470,22 @@ def _json_object(text: str) -> dict[str, Any]:
     return value
 
 
-def _seven(chosen: State, context: typer.Context) -> dict[str, Any]:
-    from protocol import vocabulary as v  # noqa: PLC0415
+def _asked(context: typer.Context) -> dict[str, Any]:
+    # Heavy: the rules of an incident.
+    from node.cli.questions import ask_incident  # noqa: PLC0415
 
+    chosen = state(context)
     if not chosen.interactive:
         usage("there is nobody to ask. Give --file FILE")
-    node = call(context, "GET", "/api/v1/node")
-    kind = choose(chosen, "1/7 What happened", "--file", v.INCIDENT_TYPE)
-    place = ask(chosen, "2/7 In which country (ISO code)", "--file", default=node["country"])
-    when = ask(chosen, "3/7 When detected (UTC, such as 2026-03-01T08:30:00Z)", "--file")
-    what = ask(chosen, "4/7 Which substance", "--file")
-    amount = ask(chosen, "5/7 How much (such as 20160 LTR or 25 KGM)", "--file")
-    form = choose(chosen, "    In what form", "--file", v.FORM)
-    tlp = choose(chosen, "6/7 Handling (TLP)", "--file", v.TLP, default="AMBER")
-    summary = ask(chosen, "7/7 One sentence for others, without names of persons", "--file")
-    value, _, unit = amount.partition(" ")
-    return {
-        "face": {
-            "incident_type": kind, "origin_country": node["country"], "detected_at": when,
-            "location": {"country": place.upper()}, "summary": summary, "handling": {"tlp": tlp},
-            "substances": [
-                {"other": {"name": what}, "form": form,
-                 "qty": {"value": value, "unit": unit.strip().upper() or "KGM"}}
-            ],
-        }
-    }  # fmt: skip
+    return ask_incident(chosen, call(context, "GET", "/api/v1/node"))
 
 
 @incidents_app.command("import")
 def incidents_import(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="NDJSON: one incident a line; - for input.")],
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="NDJSON: one incident a line; - for input.")
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -483,7 +528,8 @@ def incidents_list(
         return
     table(
         ("REFERENCE", "STATE", "FROM", "TLP", "TYPE", "WHAT"),
-        [(r["ref"], r["state"], r["author"], r["tlp"], r["incident_type"], r["summary_line"])
+        [(r["ref"], r["state"], r["author"], r["tlp"], r["incident_type"],
+          f"erased: {r['erased']['reason']}" if r["state"] == "erased" else r["summary_line"])
          for r in seen["items"]],
     )  # fmt: skip
     if seen["more"]:
@@ -497,46 +543,81 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
     if as_json:
         show_json(seen)
         return
+    if seen["erased"]:
+        gone = "It was erased here" if seen["state"] == "erased" else "Earlier parts were erased"
+        show(f"{seen['ref']}  {gone} {utc(seen['erased']['at'])}: {seen['erased']['reason']}")
+    if seen["state"] == "erased":
+        show(f"from      {plain(seen['author'])}; it came {utc(seen['recorded_at'])}")
+        _deliveries(seen["deliveries"])
+        return
     exercise = "  EXERCISE" if seen["exercise"] else ""
     show(f"{seen['ref']}  {seen['state']}  TLP:{seen['tlp']}{exercise}")
     show(f"from      {plain(seen['author'])}, revision {seen['revision']}")
     show(f"detected  {utc(seen['detected_at'])}")
     show(f"recorded  {utc(seen['recorded_at'])}")
+    if seen["made"]:
+        _made(seen["made"])
     show(f"what      {plain(seen['incident_type'])}: {plain(seen['summary_line'])}")
     show(f"          {plain(seen['summary'])}")
     for other in seen["also_claimed"]:
         show(f"! the same id or reference stands on another incident: {plain(other)}")
     for name in ("face", "annex"):
         show(f"\n{name.upper()}")
-        _tree(seen[name], 1) if seen[name] else show("  (not received or not given)")
+        disclosure.tree(seen[name], 1) if seen[name] else show("  (not received or not given)")
     if seen["deliveries"]:
         show()
         _deliveries(seen["deliveries"])
 
 
-def _tree(value: Any, depth: int) -> None:  # noqa: ANN401
-    pad = "  " * depth
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value, 1):
-        nested = isinstance(item, dict) or (
-            isinstance(item, list) and any(isinstance(part, dict) for part in item)
-        )
-        if nested:
-            show(f"{pad}{key}")
-            _tree(item, depth + 1)
-        else:
-            show(f"{pad}{key}: {plain(item)}")
+def _made(made: dict[str, Any]) -> None:
+    """Print between which times it was made, as far as witnesses show it."""
+    anchor = made["anchor"]
+    if made["not_before"]:
+        show(f"not before {utc(made['not_before'])}: it names a head of this node's log")
+    elif anchor:
+        owner = plain(anchor["owner"]) if anchor["owner"] else "an unknown node"
+        show(f"not before entry {anchor['size']} of the log of {owner}, which can tell the time")
+    if made["not_after"]:
+        show(f"not after  {utc(made['not_after'])}: witnesses confirmed the log that holds it")
+    else:
+        show("not after  - (no quorum of witnesses has confirmed the log since)")
 
 
 def _deliveries(items: list[dict[str, Any]]) -> None:
-    words = {"queued": "waiting", "sent": "sent, no receipt yet"}
     table(
         ("RECIPIENT", "PART", "LAYERS", "SINCE", "STATE"),
         [
             (d["peer"], d["part"], d["layers"], utc(d["at"]) if d["at"] else "-",
-             words.get(d["state"], d["state"]) + (f" ({d['code']})" if d["code"] else ""))
+             _delivery_state(d))
             for d in items
         ],
     )  # fmt: skip
+
+
+_STATES = {
+    "queued": "waiting", "sent": "sent, no receipt yet", "held": "held, not needed so far",
+    "withdrawn": "taken back, not received",
+}  # fmt: skip
+_REFUSALS = {
+    "untrusted-key": "it has not approved this node yet",
+    "quota": "too much at once, it is sent again",
+    "busy": "its disk is full, it is sent again",
+    "custody-full": "the carrier has no room",
+    "not-carrying": "it carries nothing for others",
+    "unknown-card": "it lacks this node's card, it is sent again",
+    "unknown-epoch": "it lacks what came before, it is sent again",
+}
+
+
+def _delivery_state(row: dict[str, Any]) -> str:
+    state_word: str = _STATES.get(row["state"], row["state"])
+    if row["erased_at"]:
+        return f"{state_word}, ERASED there: proof of {utc(row['erased_at'])}"
+    if not row["code"]:
+        return state_word
+    if row["state"] == "refused" and row["code"] in _REFUSALS:
+        return f"{state_word}: {_REFUSALS[row['code']]} ({row['code']})"
+    return f"{state_word} ({row['code']})"
 
 
 @incidents_app.command("deliveries")
@@ -612,7 +693,8 @@ def delivery_statement(
     what: Annotated[
         str, typer.Argument(metavar="INCIDENT|ENVELOPE", help="Reference, id or envelope id.")
     ],
-    out: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    out: Out = None,
+    force: Force = False,
 ) -> None:
     """Sign a statement of who has an incident, one for each of its envelopes.
 
@@ -631,16 +713,15 @@ def delivery_statement(
     if out is None:
         sys.stdout.write(text)
         return
-    try:
-        out.write_text(text, encoding="ascii")
-    except OSError as error:
-        fail(f"{out} cannot be written: {error.strerror}", Exit.FAILURE)
+    write_new(out, text, force=force)
     say(f"Written to {out}. It names all recipients. See it with: picket delivery check {out}")
 
 
 @delivery_app.command("check")
 def delivery_check(
-    file: Annotated[Path, typer.Argument(help="File with statements, or - for input.")],
+    file: Annotated[
+        Path, typer.Argument(readable=False, help="File with statements, or - for input.")
+    ],
     author: Annotated[str, typer.Option(help="Node id that it must come from.")] = "",
     network: Annotated[str, typer.Option(help="Name of the network.")] = "",
     as_json: Json = False,
@@ -654,7 +735,10 @@ def delivery_check(
     from protocol.delivery_statement import check_statement, dearmor_statements  # noqa: PLC0415
     from protocol.suite import network_id  # noqa: PLC0415
 
-    expected = parse_node_id(author) if author else None
+    try:
+        expected = parse_node_id(author) if author else None
+    except PicketError as error:
+        usage(f"--author is not a whole node id: {error.message}. Give all 8 groups of 7 letters")
     named = network_id(network) if network else None
     rows = [
         report_row(check_statement(data, network=named, author=expected))
@@ -663,7 +747,9 @@ def delivery_check(
     if as_json:
         show_json(rows)
     else:
-        for row in rows:
+        for number, row in enumerate(rows, start=1):
+            if len(rows) > 1:
+                show(f"Statement {number} of {len(rows)}")
             _delivery_report(row)
     if not all(row["genuine"] for row in rows):
         raise typer.Exit(Exit.UNVERIFIED)
@@ -680,6 +766,10 @@ _CLAIMS = {
 
 def _delivery_report(row: dict[str, Any]) -> None:
     said = row["statement"]
+    if said is not None and row["genuine"]:
+        show(_CLAIMS[said["claim"]])
+    else:
+        show("It does NOT verify: believe nothing of it.")
     if said is not None:
         show(f"envelope  {said['envelope_id']}")
         show(f"author    {plain(said['authority'])}, {said['author']}")
@@ -698,10 +788,6 @@ def _delivery_report(row: dict[str, Any]) -> None:
     for check in row["checks"]:
         mark = "ok  " if check["ok"] else "FAIL" if check["code"] else "-   "
         show(f"{mark}  {check['check']}: {plain(check['detail'])}")
-    if said is not None and row["genuine"]:
-        show(_CLAIMS[said["claim"]])
-    else:
-        show("It does NOT verify: believe nothing of it.")
     show()
 
 

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -17,10 +17,14 @@ from typing import Any, Final, NoReturn
 import typer
 
 from node.client import Client
+from node.home import user_name
 from protocol import errors as e
 
 _QUANTITY: Final = re.compile(r" [0-9][0-9.,]*( [^ ]{1,8})?$")
 _NARROWEST: Final = 20
+
+
+HOW_TO_START: Final = "Start it, for example with: picket run, or: systemctl start picket"
 
 
 class Exit(IntEnum):
@@ -71,10 +75,11 @@ def exit_code(code: str) -> Exit:
 
 @dataclass
 class State:
-    """Options that stand before the command."""
+    """Options that stand before the command, and the passphrase once it was typed."""
 
     home: Path
     no_input: bool = False
+    typed: bytes | None = field(default=None, repr=False)
 
     @property
     def interactive(self) -> bool:
@@ -133,26 +138,31 @@ def call(
         needs_keys: ask for the passphrase if the node does not run.
     """
     chosen = state(context)
-    client = Client(chosen.home, _asker(chosen) if needs_keys else None)
+    client = Client(chosen.home, asker(chosen) if needs_keys else None)
     status, value = client.call(method, path, body)
     if status >= 400:  # noqa: PLR2004
-        _fail_with(value)
+        fail_with(value)
     return value
 
 
-def _asker(chosen: State) -> Callable[[], bytes | None]:
-    def ask() -> bytes | None:
+def asker(chosen: State) -> Callable[[], bytes | None]:
+    """Return what gets the passphrase of a node that does not run; it asks a person once."""
+
+    def secret() -> bytes | None:
         from node.config import load_config  # noqa: PLC0415
         from node.home import Home  # noqa: PLC0415
 
         if load_config(Home(chosen.home)).keystore.passphrase_file:
             return None
-        return ask_passphrase(chosen)
+        if chosen.typed is None:
+            chosen.typed = ask_passphrase(chosen)
+        return chosen.typed
 
-    return ask
+    return secret
 
 
-def _fail_with(problem: Mapping[str, Any]) -> NoReturn:
+def fail_with(problem: Mapping[str, Any]) -> NoReturn:
+    """End with what a problem document says, and the exit code of its error."""
     for item in problem.get("errors", ())[1:10]:
         say(f"  {item['pointer']}: {item['message']}")
     fix = problem.get("fix", "")
@@ -171,9 +181,10 @@ def ask_passphrase(chosen: State, *, file: Path | None = None, twice: bool = Fal
         usage("a passphrase is needed. Give --passphrase-file FILE")
     with _interruptible():
         first = getpass.getpass("Passphrase: ", stream=sys.stderr)
+        secret = normalise_passphrase(first)
         if twice and getpass.getpass("Again: ", stream=sys.stderr) != first:
             usage("the two passphrases differ. Nothing was changed")
-    return normalise_passphrase(first)
+    return secret
 
 
 @contextlib.contextmanager
@@ -196,16 +207,46 @@ def _answer(prompt: str) -> str:
     return line.strip()
 
 
-def ask(chosen: State, question: str, option: str, *, default: str = "") -> str:
-    """Return the answer to *question*, or end by naming the *option* that would give it."""
+def ask(
+    chosen: State,
+    question: str,
+    option: str,
+    *,
+    default: str = "",
+    fault: Callable[[str], str] | None = None,
+) -> str:
+    """Return the answer to *question*, or end by naming the *option* that would give it.
+
+    Args:
+        chosen: the options before the command.
+        question: to put to the person.
+        option: that gives the answer without asking.
+        default: what Enter alone means.
+        fault: says what is wrong with an answer, to ask again; nothing if it is right.
+    """
     if not chosen.interactive:
         if default:
             return default
-        usage(f"{option} is missing, and there is nobody to ask")
+        usage(f"{option} is missing, and there is nobody to ask. Give it with the command")
     shown = f" [{default}]" if default else ""
     while True:
-        if answer := _answer(f"{question}{shown}: ") or default:
+        answer = _answer(f"{question}{shown}: ") or default
+        if not answer:
+            continue
+        wrong = fault(answer) if fault is not None else ""
+        if not wrong:
             return answer
+        say(f"  {plain(wrong)}")
+
+
+def ask_if_any(question: str, *, fault: Callable[[str], str]) -> str:
+    """Return the answer of a person to a question that Enter alone may leave open."""
+    while True:
+        answer = _answer(f"{question}: ")
+        wrong = fault(answer) if answer else ""
+        if not wrong:
+            return answer
+        say(f"  {plain(wrong)}")
 
 
 def choose(
@@ -219,13 +260,19 @@ def choose(
     while True:
         answer = ask(chosen, question, option, default=default)
         if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(words):
-            return words[int(answer) - 1]
+            return _understood(chosen, answer, words[int(answer) - 1])
         matches = [w for w in words if w == answer] or [w for w in words if w.startswith(answer)]
         if len(matches) == 1:
-            return matches[0]
+            return _understood(chosen, answer, matches[0])
         if not chosen.interactive:
             usage(f"{option} {answer!r} is none of: {', '.join(words)}")
         say(f"{answer!r} is none of these; give a name or number")
+
+
+def _understood(chosen: State, answer: str, word: str) -> str:
+    if chosen.interactive and answer != word:
+        say(f"    understood: {word}")
+    return word
 
 
 def confirm(chosen: State, question: str, option: str) -> bool:
@@ -233,6 +280,34 @@ def confirm(chosen: State, question: str, option: str) -> bool:
     if not chosen.interactive:
         usage(f"{question} There is nobody to ask: give {option}")
     return _answer(f"{question} [y/N] ").lower() in {"y", "yes"}
+
+
+# --- files -----------------------------------------------------------------------------------
+def denied(path: Path, verb: str, error: OSError, *, otherwise: str) -> str:
+    """Return in one line why a file of the person cannot be read or written, and what to do.
+
+    Args:
+        path: of the file.
+        verb: read or written.
+        error: that the system gave.
+        otherwise: what to do where the file may not be opened, which a wrapper with sudo brings
+            about: the command is then another user than the person.
+    """
+    if not isinstance(error, PermissionError):
+        return f"{path} cannot be {verb}: {error.strerror}. Check the path"
+    return f"{path} cannot be {verb} by the user {user_name()}, who runs this command. {otherwise}"
+
+
+def write_new(path: Path, text: str, *, force: bool) -> None:
+    """Write *text* to a file that does not exist yet, or end; *force* writes over one."""
+    try:
+        with path.open("w" if force else "x", encoding="ascii") as opened:
+            opened.write(text)
+    except FileExistsError:
+        fail(f"{path} exists. Choose another name, or give --force to overwrite it", Exit.REFUSED)
+    except OSError as error:
+        otherwise = f"Leave out --out and redirect the output: > {path}"
+        fail(denied(path, "written", error, otherwise=otherwise), Exit.FAILURE)
 
 
 # --- showing ---------------------------------------------------------------------------------

@@ -130,6 +130,26 @@ def test_approval_can_lower_a_level_as_well(store: TrustStore, birch: TestNode) 
         lowered.recipients([birch.id], now=NOW)
 
 
+def test_lowering_needs_no_comparison(store: TrustStore, birch: TestNode) -> None:
+    shared = store.approve(birch.id, Level.SHARE, CHECKED)
+    lowered = shared.lower(birch.id, Level.OBSERVE)
+    assert lowered.peer(birch.id).level is Level.OBSERVE
+    assert lowered.peer(birch.id).verification == CHECKED, "the comparison stays noted"
+    with pytest.raises(UnknownRecipientError):
+        lowered.recipients([birch.id], now=NOW)
+    for level in (Level.OBSERVE, Level.RELAY, Level.SHARE, Level.PINNED, Level.FROZEN):
+        with pytest.raises(TrustConflictError, match="is not lower"):
+            lowered.lower(birch.id, level)
+
+
+@pytest.mark.parametrize("level", [Level.FROZEN, Level.REVOKED, Level.PINNED])
+def test_lowering_thaws_and_raises_nobody(level: Level, store: TrustStore, birch: TestNode) -> None:
+    stopped = at_level(store, birch, level)
+    for wanted in FULL:
+        with pytest.raises(TrustConflictError, match=level):
+            stopped.lower(birch.id, wanted)
+
+
 @pytest.mark.parametrize("level", [Level.PINNED, *FULL])
 def test_a_node_that_signed_two_different_statements_of_one_number_is_frozen(
     level: Level, store: TrustStore, birch: TestNode

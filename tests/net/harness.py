@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from keys.fingerprint import parse_node_id
 from node.app import initialise
-from node.client import _Connection
+from node.client import ControlConnection
 from node.demo import NETWORK, Authority, _answers
 from node.home import Home
 from protocol.armor import dearmor
@@ -196,7 +196,7 @@ class Node(Authority):
             NodeDownError: nobody answers.
         """
         data = b"" if body is None else json.dumps(body).encode()
-        connection = _Connection(self.home.control_sock)
+        connection = ControlConnection(self.home.control_sock)
         try:
             connection.request(method, path, data, {"Content-Type": "application/json"})
             response = connection.getresponse()

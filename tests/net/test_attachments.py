@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import pytest
 
-from node.client import _Connection
+from node.client import ControlConnection
 from protocol.blob import BLOB_CHUNK, BlobChunk, NoBlob, WantBlob
 from protocol.limits import MAX_BLOB
 from tests.net.harness import ROOT, Net, Node, Row, Tap, free_ports, incident, wait
@@ -41,7 +41,7 @@ class Answer:
 def request(
     node: Node, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> Answer:
-    connection = _Connection(node.home.control_sock)
+    connection = ControlConnection(node.home.control_sock)
     try:
         named = {key.replace("_", "-"): value for key, value in headers.items()}
         connection.request(method, path, body, named)
@@ -290,7 +290,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(net: Net) -> None:
     net.make("alder")
     net.start("alder")
     folder = net["alder"].home.attachments
-    connection = _Connection(net["alder"].home.control_sock)
+    connection = ControlConnection(net["alder"].home.control_sock)
     connection.putrequest("PUT", f"{PATH}/{'0' * 64}")
     connection.putheader("Content-Length", "300000")
     connection.endheaders(bytes(200_000))

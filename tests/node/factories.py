@@ -169,9 +169,17 @@ class Station:
         return load_vault(self.secrets)
 
     def open(
-        self, *, locked: bool = False, store: Callable[[Path], Store] = Store, accept: bool = False
+        self,
+        *,
+        locked: bool = False,
+        store: Callable[[Path], Store] = Store,
+        accept: bool = False,
+        reopen: bool = False,
     ) -> Core:
-        """Open the databases, as a start of the process does."""
+        """Open the databases, as a start of the process does; with *reopen* as its operator does.
+
+        That is to begin a new log, and then to start.
+        """
         assert self._core is None, f"{self.name} is open"
         held, fence = store(self.home.node_db), Fence(self.home.fence)
         try:
@@ -184,6 +192,7 @@ class Station:
                 random=self.random,
                 carries=self.carries,
                 accept=accept,
+                reopen=reopen,
             )
         except BaseException:
             held.close()
@@ -196,6 +205,8 @@ class Station:
             except BaseException:
                 self.close()
                 raise
+        if reopen:
+            core.reopen_log()
         return core
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -17,9 +18,9 @@ import pytest
 
 from keys.keystore import Argon2Params, load, save
 from node.api import Request, dispatch
-from node.app import accept_database, initialise, open_service
+from node.app import accept_database, check_init, initialise, open_service
 from node.home import Home
-from node.service import Service
+from node.service import Network, Service
 from protocol.errors import (
     AlreadyRunningError,
     ConfigError,
@@ -399,3 +400,129 @@ def test_a_command_that_finds_the_log_broken_says_which_entry(home: Home) -> Non
         database.execute("UPDATE entries SET entry = zeroblob(length(entry)) WHERE idx = 1")
     with open_service(home.path) as service, pytest.raises(StoreError, match="entry 1"):
         dispatch(service, Request("POST", "/api/v1/log/verify", operator=True))
+
+
+def test_what_a_new_node_is_given_is_checked_before_anything_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "n"
+    assert check_init(path, VALUES) is False
+    for change in ({"node.country": "xx"}, {"peer.endpoints": ["wss://a.example:443/x"]}):
+        with pytest.raises(ConfigError) as caught:
+            check_init(path, VALUES | change)
+        assert caught.value.fix
+    path.mkdir()
+    assert check_init(path, VALUES) is True
+    (path / "mine").touch()
+    with pytest.raises(ConfigError, match="not empty"):
+        check_init(path, VALUES)
+    assert [file.name for file in path.iterdir()] == ["mine"]
+
+
+# --- trust, over HTTP ------------------------------------------------------------------------
+def ask(service: Service, method: str, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    request = Request(method, path, body=json.dumps(body).encode(), operator=True)
+    answer = dispatch(service, request)
+    return answer.status, json.loads(answer.body)
+
+
+@contextlib.contextmanager
+def paired(home: Home) -> Iterator[Service]:
+    """An unlocked Alder, to which Birch is a peer at level share."""
+    grow(home)
+    with unlocked(home) as service:
+        body = {"level": "share", "method": "voice", "by": "A. Operator",
+                "safety_number": service.peer("birch")["safety_number"]}  # fmt: skip
+        assert ask(service, "POST", "/api/v1/peers/birch/approve", body)[0] == 200
+        yield service
+
+
+def test_lowering_over_http_needs_who_and_no_digits_and_is_logged(home: Home) -> None:
+    path = "/api/v1/peers/birch/approve"
+    with paired(home) as service:
+        size = service.core.log.size
+        status, row = ask(service, "POST", path, {"level": "relay", "by": "B. Officer"})
+        assert (status, row["level"], row["verified"]["by"]) == (200, "relay", "A. Operator")
+        assert service.core.log.size == size + 1
+        local = service.core.store.scalar("SELECT local FROM entries WHERE idx = ?", size)
+        assert b"lowered: relay, by B. Officer" in local, "the log says who lowered it"
+        assert service.log_verify()["ok"] is True
+        for body, missing in (
+            ({"level": "share", "by": "x"}, "safety_number"),
+            ({"level": "relay", "by": "x"}, "safety_number"),
+            ({"level": "observe"}, "by"), ({"level": "observe", "by": " "}, "by"),
+            ({"level": "share", "by": "x", "safety_number": "1" * 60}, "method"),
+        ):  # fmt: skip
+            status, problem = ask(service, "POST", path, body)
+            assert (status, missing in problem["detail"]) == (400, True), problem
+        wrong = {"level": "observe", "by": "x", "method": "voice", "safety_number": "1" * 60}
+        assert ask(service, "POST", path, wrong)[0] == 409, "digits that are given are compared"
+        assert (service.peer("birch")["level"], service.core.log.size) == ("relay", size + 1)
+    with unlocked(home) as service:
+        assert service.peer("birch")["level"] == "relay"
+
+
+# --- notices of peers ------------------------------------------------------------------------
+def notices(service: Service) -> dict[str, tuple[str, str]]:
+    return {row["code"]: (row["message"], row["fix"]) for row in service.status()["notices"]}
+
+
+def test_a_peer_that_has_not_approved_this_node_is_told_in_plain_words(home: Home) -> None:
+    with paired(home) as service:
+        birch = service.core.trust.find("birch").node_id
+        row = {"peer": birch, "position": 1, "attempts": 1, "next_at": 0, "state": "queued"}
+        rows = [
+            {**row, "envelope_id": bytes([n]) * 32, "route": route, "code": code}
+            for n, (route, code) in enumerate((
+                ("direct", "untrusted-key"), ("direct", "busy"), ("forward", "untrusted-key"),
+            ))
+        ]  # fmt: skip
+        with service.core.store.transaction():
+            service.core.store.insert_all("outbox", rows[1:])
+        assert "not-approved" not in notices(service), "what is another's says nothing of us"
+        with service.core.store.transaction():
+            service.core.store.insert_all("outbox", rows[:1])
+        message, fix = notices(service)["not-approved"]
+        assert message == "birch has not approved this node yet: 1 delivery waits"
+        assert fix.endswith(f"picket peers approve {service.node()['node_id'][:7]}")
+        lower = {"level": "observe", "by": "x"}
+        assert ask(service, "POST", "/api/v1/peers/birch/approve", lower)[0] == 200
+        assert "not-approved" not in notices(service), "nothing is sent to it any more"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message", "fix"),
+    [
+        ("b.example:1 cannot be reached: nothing answers at that port. Wait",
+         "birch has never been linked: b.example:1 cannot be reached: nothing answers at that port",
+         "Wait"),
+        ("birch ended: untrusted-key",
+         "birch has never been linked: it does not accept this node any more", "call birch"),
+        ("birch ended: bad-frame", "birch has never been linked: it ended the link (bad-frame)",
+         "if it goes on, call birch"),
+    ],
+)  # fmt: skip
+def test_why_a_peer_is_not_linked_is_told_with_what_to_do(
+    home: Home, trouble: str, message: str, fix: str
+) -> None:
+    with paired(home) as service:
+        birch = service.core.trust.find("birch").node_id
+        service.network = Network(running=True, trouble={birch: trouble})
+        assert notices(service)["peer-trouble"] == (message, fix)
+        with service.core.store.transaction():
+            service.core.store.run("UPDATE peers SET last_contact = ?", 1_772_400_000_000)
+        assert (
+            "birch is not linked, last seen 2026-03-01 21:20 UTC: "
+            in (notices(service)["peer-trouble"][0])
+        )
+        service.network = Network(
+            running=True, linked=lambda: frozenset({birch}), trouble={birch: trouble}
+        )
+        assert "peer-trouble" not in notices(service)
+
+
+def test_a_peer_that_cannot_be_dialled_and_never_came_is_told(home: Home) -> None:
+    with paired(home) as service:
+        assert "peer-trouble" not in notices(service), "a node that is stopped links with nobody"
+        service.network = Network(running=True)
+        message, fix = notices(service)["peer-trouble"]
+        assert "neither card has an address" in message
+        assert "peer.endpoints" in fix

@@ -33,13 +33,16 @@ import typer.main
 from keys.keystore import Argon2Params, load, save
 from node.app import initialise, open_core
 from node.cli.main import app
+from node.cli.questions import read_amount, read_time
 from node.cli.terminal import table
 from node.client import Client
 from node.clock import SystemClock
 from node.config import FIELDS, load_config
 from node.demo_incidents import load as demo_incidents
-from node.home import Home
+from node.home import Home, user_name
+from node.words import counted
 from protocol import limits
+from protocol.vocabulary import UNIT
 
 ROOT: Final = Path(__file__).parents[2]
 PASSPHRASE: Final = "correct horse battery"
@@ -242,6 +245,7 @@ def test_unlocking_a_running_node_with_a_wrong_passphrase_leaves_it_running(
     assert "passphrase does not open the keystore" in told(done, REFUSED)
     locked = picket(home, "incidents", "list")
     assert "picket unlock" in told(locked, TEMPORARY)
+    assert "--passphrase-file" in told(picket(home, "unlock"), USAGE)
     (home.parent / "right").write_text(PASSPHRASE)
     fine(picket(home, "unlock", "--passphrase-file", str(home.parent / "right")))
     assert "AMBER" in fine(picket(home, "incidents", "list"))
@@ -258,6 +262,12 @@ def test_a_passphrase_file_that_cannot_be_used_is_named(home: Path, wrong: Path,
     done = picket(home, "run", "--passphrase-file", str(wrong))
     assert str(wrong) in told(done, FAILURE)
     unharmed(home)
+
+
+def test_unlocking_an_unlocked_node_asks_for_nothing(running: Path) -> None:
+    done = picket(running, "unlock")
+    assert done.returncode == OK
+    assert "unlocked already" in done.stderr
 
 
 # --- addresses -------------------------------------------------------------------------------
@@ -322,6 +332,47 @@ def test_a_file_without_permission_is_named(home: Path, name: str) -> None:
     assert done.returncode in {FAILURE, USAGE}
     assert name in told(done, done.returncode)
     unharmed(home)
+
+
+@pytest.mark.parametrize("verb", [("status",), ("incidents", "list")], ids=" ".join)
+def test_the_home_of_another_user_is_named_with_its_owner(home: Path, verb: Sequence[str]) -> None:
+    prefix = without_privilege()
+    if not prefix:
+        pytest.skip("only the superuser can give a folder to another user")
+    os.chown(home, 65_534, -1)
+    try:
+        line = told(picket(home, *verb, before=prefix), USAGE)
+    finally:
+        os.chown(home, os.geteuid(), -1)
+    owner = user_name(65_534)
+    assert str(home / "picket.toml") in line
+    assert f"by the user {user_name()}" in line
+    assert f"belongs to {owner}" in line
+    assert f"sudo -u {owner}" in line
+    unharmed(home)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "fix"),
+    [
+        (("peers", "add"), USAGE, "< "), (("incidents", "new", "--file"), USAGE, "< "),
+        (("incidents", "import"), USAGE, "< "), (("attachments", "add"), USAGE, "Copy it"),
+        (("keys", "card", "--force", "--out"), FAILURE, "> "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_a_file_of_another_user_is_named_with_who_cannot_open_it(
+    running: Path, tmp_path: Path, arguments: Sequence[str], code: int, fix: str
+) -> None:
+    """As with a wrapper that calls sudo: the file is the person's, the command another user."""
+    prefix = without_privilege()
+    path = tmp_path / "given"
+    path.write_text("{}")
+    path.chmod(0)
+    line = told(picket(running, *arguments, str(path), before=prefix), code)
+    assert str(path) in line
+    assert f"by the user {user_name()}" in line
+    assert fix in line
 
 
 def test_init_uses_a_folder_of_its_own_below_one_that_it_may_not_write(
@@ -752,12 +803,14 @@ READ_VERBS: Final[Mapping[str, Callable[[Made], tuple[str, ...]]]] = {
     "log head": lambda _: (), "tokens list": lambda _: (), "config show": lambda _: (),
     "config check": lambda _: (), "attachments list": lambda _: (),
     "delivery check": lambda made: (str(made.folder / "statement"),),
+    "incidents access": lambda made: (made.released,), "log watch": lambda _: ("--once",),
 }  # fmt: skip
 WRITE_VERBS: Final = {
     "init", "run", "unlock", "demo", "peers add", "peers approve", "incidents new",
     "incidents import", "incidents release", "log accept", "tokens create", "tokens revoke",
     "attachments add", "attachments fetch", "attachments save", "attachments drop",
-    "delivery statement",
+    "delivery statement", "log audit", "log export", "log fork", "log prove", "log reopen",
+    "evidence export", "evidence verify", "incidents erase", "disclose message", "disclose check",
 }  # fmt: skip
 # Of the recovery sheet, which is still on this machine; and of a delivery that nobody took yet.
 FAILING: Final = {"doctor", "delivery check"}
@@ -821,15 +874,41 @@ def test_without_a_terminal_init_names_what_is_missing(
 
 
 @pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (("--country", "Holland"), "node.country"), (("--listen", "8462"), "peer.listen"),
+        (("--endpoint", "wss://a.example"), "peer.endpoints"),
+        (("--http", "0.0.0.0:8463"), "http.listen"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_init_checks_its_options_before_it_asks_for_the_passphrase(
+    tmp_path: Path, change: Sequence[str], named: str
+) -> None:
+    """There is nobody to ask here: whoever came to the passphrase would complain about that."""
+    line = told(picket(tmp_path / "n", *INIT, *change), USAGE)
+    assert named in line
+    assert "passphrase" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_init_checks_the_folder_before_it_asks_for_the_passphrase(home: Path) -> None:
+    line = told(picket(home, *INIT), USAGE)
+    assert "is not empty" in line
+    unharmed(home)
+
+
+@pytest.mark.parametrize(
     ("arguments", "missing"),
     [
         (("peers", "approve", "birch"), "--safety-number"),
         (("peers", "approve", "birch", "--safety-number", "1"), "--method"),
         (("peers", "approve", "birch", "--safety-number", "1", "--method", "voice"), "--by"),
+        (("peers", "approve", "birch", "--level", "observe"), "--by"),
+        (("peers", "approve", "birch", "--level", "observe", "--by", "me"), "--yes"),
         (("incidents", "new"), "--file"),
         (("incidents", "release", "X"), "--to"),
         (("log", "accept"), "--yes"),
-        (("unlock",), "--passphrase-file"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
 )
@@ -865,9 +944,109 @@ def test_nothing_is_coloured_where_colour_is_not_wanted(running: Path) -> None:
             assert "\x1b" not in done.stdout + done.stderr
 
 
+# --- trust, and what cannot be undone ---------------------------------------------------------
+def test_lowering_a_peer_takes_a_name_and_a_yes_and_no_digits(home: Path) -> None:
+    lower = ("peers", "approve", "birch", "--level", "observe", "--by", "me", "--yes")
+    assert "lowered to level observe" in fine(picket(home, *lower))
+    seen = Client(home).call("GET", "/api/v1/peers/birch")[1]
+    assert (seen["level"], seen["verified"]["by"]) == ("observe", "test")
+    again = picket(home, *lower)
+    assert "--safety-number" in told(again, USAGE), "what is not lower needs the number"
+    up = ("peers", "approve", "birch", "--level", "relay", "--by", "me", "--yes")
+    assert "--safety-number" in told(picket(home, *up), USAGE)
+    unharmed(home)
+
+
+def test_a_level_that_is_none_is_told_before_anything_is_asked(running: Path) -> None:
+    done = picket(running, "peers", "approve", "birch", "--level", "top")
+    assert "observe, relay, share" in done.stderr
+    assert done.returncode == USAGE
+
+
+def test_a_file_that_may_be_the_only_one_is_deleted_after_a_yes_alone(
+    home: Path, made: Made, tmp_path: Path
+) -> None:
+    (tmp_path / "scan").write_bytes(b"the only scan")
+    add = picket(home, "attachments", "add", str(tmp_path / "scan"), "--draft", made.draft)
+    digest = fine(add).split()[0]
+    done = picket(home, "attachments", "drop", digest[:16])
+    assert "not released" in done.stderr
+    assert "--yes" in done.stderr
+    assert done.returncode == USAGE
+    fine(picket(home, "incidents", "release", made.draft, "--to", "birch", "--yes"))
+    done = picket(home, "attachments", "drop", digest[:16])
+    assert "nobody can get it any more" in done.stderr
+    assert done.returncode == USAGE
+    assert digest in Client(home).call("GET", "/api/v1/attachments")[1]["items"][0]["sha256"]
+    fine(picket(home, "attachments", "drop", digest[:16], "--yes"))
+
+
+@pytest.mark.parametrize("verb", [("keys", "card"), ("delivery", "statement")], ids=" ".join)
+def test_no_file_is_overwritten_without_force(
+    running: Path, made: Made, tmp_path: Path, verb: Sequence[str]
+) -> None:
+    what = () if verb[0] == "keys" else (made.released,)
+    out = tmp_path / "out"
+    out.write_text("mine")
+    line = told(picket(running, *verb, *what, "--out", str(out)), REFUSED)
+    assert str(out) in line
+    assert "--force" in line
+    assert out.read_text() == "mine"
+    fine(picket(running, *verb, *what, "--out", str(out), "--force"))
+    assert out.read_text().startswith("-----BEGIN PICKET")
+    fine(picket(running, *verb, *what, "--out", str(tmp_path / "new")))
+
+
+def test_a_check_of_a_delivery_says_first_what_came_of_it(made: Made) -> None:
+    done = picket(made.folder / "alder", "delivery", "check", str(made.folder / "statement"))
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("Made too early to tell"), done.stdout
+    assert any(line.startswith("RECIPIENT") for line in lines[1:])
+
+
+def test_half_a_node_id_is_a_typing_error(made: Made) -> None:
+    statement = str(made.folder / "statement")
+    done = picket(made.folder / "alder", "delivery", "check", statement, "--author", "DYR25XN")
+    line = told(done, USAGE)
+    assert "--author" in line
+    assert "8 groups of 7" in line
+
+
+def test_a_stopped_node_is_shown_as_such_with_both_ways_to_start_it(home: Path) -> None:
+    env = {"PICKET_KEYSTORE__PASSPHRASE_FILE": ""}
+    shown = fine(picket(home, "status", env=env)).splitlines()
+    assert shown[0] == "Alder (XA)  NOT RUNNING: it sends and receives nothing"
+    assert "picket run" in shown[1]
+    assert "systemctl start picket" in shown[1]
+    checks = picket(home, "doctor", env=env).stdout
+    assert re.search(r"^FAIL  node: .*picket run.*systemctl start picket$", checks, re.MULTILINE)
+
+
+def test_a_count_of_one_is_no_plural() -> None:
+    assert [counted(n, "entry") for n in (0, 1, 2)] == ["0 entries", "1 entry", "2 entries"]
+    assert [counted(n, "envelope") for n in (1, 11)] == ["1 envelope", "11 envelopes"]
+    assert counted(2, "day") == "2 days"
+    assert counted(1, "delivery waits", "deliveries wait") == "1 delivery waits"
+    assert counted(3, "delivery waits", "deliveries wait") == "3 deliveries wait"
+
+
+def test_a_new_node_has_one_entry(tmp_path: Path, made: Made) -> None:
+    secret = str(made.folder / "passphrase")
+    fine(picket(tmp_path / "n", *INIT, "--passphrase-file", secret))
+    assert re.search(r"^Log +1 entry$", fine(picket(tmp_path / "n", "status")), re.MULTILINE)
+
+
 # --- terminals -------------------------------------------------------------------------------
 def at_terminal(home: Path, *arguments: str, press: bytes, when: str) -> tuple[int, str]:
     """Run at a terminal, press keys once *when* is shown; return exit code and what was shown."""
+    return at_terminal_often(home, *arguments, presses=[(when, press)])
+
+
+def at_terminal_often(
+    home: Path, *arguments: str, presses: Sequence[tuple[str, bytes]]
+) -> tuple[int, str]:
+    """Run at a terminal; press keys each time that what they wait for is shown anew."""
+    waiting, seen = list(presses), 0
     pid, terminal = pty.fork()
     if pid == 0:
         try:
@@ -875,7 +1054,7 @@ def at_terminal(home: Path, *arguments: str, press: bytes, when: str) -> tuple[i
             os.execv(sys.executable, command(home, *arguments))  # noqa: S606  our own program
         finally:
             os._exit(127)
-    shown, pressed, deadline = b"", False, time.monotonic() + PATIENCE_S
+    shown, deadline = b"", time.monotonic() + PATIENCE_S
     try:
         while time.monotonic() < deadline:
             if not select.select([terminal], [], [], 0.2)[0]:
@@ -887,9 +1066,9 @@ def at_terminal(home: Path, *arguments: str, press: bytes, when: str) -> tuple[i
             if not data:
                 break
             shown += data
-            if not pressed and when.encode() in shown:
-                os.write(terminal, press)
-                pressed = True
+            if waiting and waiting[0][0].encode() in shown[seen:]:
+                seen = len(shown)
+                os.write(terminal, waiting.pop(0)[1])
         else:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
@@ -905,6 +1084,88 @@ def test_a_question_can_be_interrupted(tmp_path: Path, key: bytes) -> None:
     assert "picket: interrupted" in shown
     assert "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "value", "unit"),
+    [
+        ("20160 L", "20160", "LTR"), ("20160 l", "20160", "LTR"), ("1.5kg", "1.5", "KGM"),
+        ("25 KG", "25", "KGM"), ("3 g", "3", "GRM"), ("2 T", "2", "TNE"), ("9 mL", "9", "MLT"),
+        ("9 ML", "9", "MLT"), ("12 Pcs", "12", "H87"), ("7 kgm", "7", "KGM"), ("4 m³", "4", "MTQ"),
+        ("1 cubic  metre", "1", "MTQ"),
+    ],
+)  # fmt: skip
+def test_an_amount_is_read_as_people_write_it(typed: str, value: str, unit: str) -> None:
+    assert read_amount(typed) == (value, unit)
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("20,160 L", "one point"), ("20.160.000 L", "one point"), ("007 kg", "one point"),
+        ("25", "the unit too"), ("25 stone", "no unit"), ("3 ton", "no unit"), ("kg", "number"),
+        ("-3 kg", "number"), ("", "number"),
+    ],
+)  # fmt: skip
+def test_an_amount_that_may_mean_two_things_is_not_guessed(typed: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_amount(typed)
+
+
+def test_every_unit_can_be_typed_as_its_code() -> None:
+    assert [read_amount(f"1 {unit.lower()}")[1] for unit in UNIT] == list(UNIT)
+
+
+NOW: Final = 1_772_400_000_000  # 2026-03-01T21:20:00Z
+
+
+@pytest.mark.parametrize(
+    ("typed", "time"),
+    [
+        ("2026-03-01T08:30:00Z", "2026-03-01T08:30:00Z"),
+        ("2026-03-01 08:30", "2026-03-01T08:30:00Z"),
+        ("2026-03-01 08:30:15 UTC", "2026-03-01T08:30:15Z"), ("Now", "2026-03-01T21:20:00Z"),
+    ],
+)  # fmt: skip
+def test_a_time_is_read_as_people_write_it(typed: str, time: str) -> None:
+    assert read_time(typed, now=NOW) == time
+
+
+@pytest.mark.parametrize(
+    ("typed", "reason"),
+    [
+        ("yesterday", "2026-03-01 08:30"), ("2026-02-30 08:30", "does not exist"),
+        ("2026-03-01", "the time too"), ("2026-03-01 8:30", "day and time"),
+        ("2062-03-01 08:30", "future"), ("2026-03-01 25:30", "UTC time"),
+        ("2026-03-01T08:30+01:00", "UTC"),
+    ],
+)  # fmt: skip
+def test_a_time_that_is_none_is_asked_again(typed: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read_time(typed, now=NOW)
+
+
+ANSWERS: Final = (
+    ("1/7", "seiz"), ("2/7", "Holland"), ("2/7", "nl"), ("3/7", "yesterday"),
+    ("3/7", "2026-03-01 08:30"), ("4/7", "Acetone"), ("5/7", "25"), ("5/7", "20160 l"),
+    ("what form", "liquid"), ("6/7", ""), ("7/7", "x" * 501), ("7/7", "Drums were found."),
+    ("Whom", "Duty desk"), ("mailbox", "duty@alder.example"),
+)  # fmt: skip
+
+
+def test_each_answer_is_checked_when_it_is_given(home: Path) -> None:
+    press = [(when, answer.encode() + b"\n") for when, answer in ANSWERS]
+    code, shown = at_terminal_often(home, "incidents", "new", presses=press)
+    assert code == OK, shown
+    for reason in ("such as NL", "or: now", "the unit too", "longer than 500"):
+        assert reason in shown
+    for understood in ("seizure", "2026-03-01 08:30 UTC", "20160 litres (LTR)"):
+        assert f"understood: {understood}" in shown
+    (ref,) = re.findall(r"^Draft (\S+)$", shown, re.MULTILINE)
+    face = Client(home).call("GET", f"/api/v1/incidents/{ref}")[1]["face"]
+    assert face["location"] == {"country": "NL"}
+    assert face["substances"][0]["qty"] == {"value": "20160", "unit": "LTR"}
+    assert face["contact"] == {"unit": "Duty desk", "mailbox": "duty@alder.example"}
 
 
 def test_a_passphrase_prompt_can_be_interrupted(tmp_path: Path) -> None:

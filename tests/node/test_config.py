@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from node.config import FIELDS, Config, load_config, parse_address, write_config
+from node.config import FIELDS, Config, check_values, load_config, parse_address, write_config
 from node.home import Home
 from protocol.errors import ConfigError
 
@@ -368,3 +368,33 @@ def test_writing_without_a_required_setting_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"node\.contact is missing"):
         write_config(Home(tmp_path), {k: v for k, v in VALUES.items() if k != "node.contact"})
     assert not Home(tmp_path).config.exists()
+
+
+# --- checking before writing -----------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"node.country": "Holland"}, "node.country"), ({"peer.listen": "8462"}, "peer.listen"),
+        ({"peer.endpoints": ["https://a.example:1"]}, "peer.endpoints"),
+        ({"http.listen": "0.0.0.0:8463"}, "http.listen"), ({"node.contry": "XA"}, "node.contry"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_values_are_refused_before_anything_is_made(change: dict[str, Any], named: str) -> None:
+    check_values(VALUES)
+    with pytest.raises(ConfigError, match=re.escape(named)) as caught:
+        check_values(VALUES | change)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize("key", sorted(VALUES))
+def test_a_value_that_is_required_is_missed_before_anything_is_made(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is missing"):
+        check_values({name: value for name, value in VALUES.items() if name != key})
+
+
+def test_an_address_that_the_environment_allows_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PICKET_HTTP__ALLOW_REMOTE", "true")
+    check_values({**VALUES, "http.listen": "0.0.0.0:8463"})

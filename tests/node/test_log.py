@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from keys.identity import load_service
 from node.fence import Fence
 from node.home import Home
 from node.log import Act, Log
+from node.log_check import _other_process
 from node.store import Store
 from protocol import merkle, suite
-from protocol.entry import EntryKind
+from protocol.checkpoint import Checkpoint, sign_checkpoint
+from protocol.entry import EntryKind, local_digest, make_entry
 from protocol.errors import BusyError, LogCorruptionError, RollbackError, StoreError
 from protocol.receipt import verify_receipts
 from tests.node.factories import (
@@ -393,12 +396,182 @@ def test_a_signature_is_never_given_over_entries_that_differ_from_the_fence(
         assert verdict(station) == RollbackError.code
 
 
-def test_progress_is_told_of_each_entry(bare: tuple[Store, Log]) -> None:
+def test_progress_is_told_after_each_tile_and_at_the_end(bare: tuple[Store, Log]) -> None:
     store, log = bare
-    grow(store, log, 5)
+    grow(store, log, 600 - log.size)
     told: list[int] = []
     log.verify(told.append)
-    assert told == list(range(1, log.size + 1))
+    assert told == [256, 512, 600]
+
+
+def test_the_memory_for_proofs_is_bounded_without_an_append(
+    bare: tuple[Store, Log], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, log = bare
+    grow(store, log, 5_000)
+    monkeypatch.setattr("node.log._MEMO_MAX", 64)
+    leaves = [merkle.leaf_hash(log.entry(index)) for index in range(log.size)]
+    for index in range(0, log.size, 7):
+        merkle.verify_inclusion(
+            index=index, size=log.size, leaf=leaves[index], proof=log.prove(index, log.size),
+            root=mth(leaves),
+        )  # fmt: skip
+        assert len(log._memo) < 128
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("UPDATE entries SET entry = CAST(entry || x'00' AS BLOB) WHERE idx = 300",
+         "entry 300 of the log is damaged"),
+        ("UPDATE entries SET entry = CAST(x'94' || substr(entry, 2) AS BLOB) WHERE idx = 300",
+         "entry 300 of the log is damaged"),
+        ("UPDATE entries SET kind = 256 WHERE idx = 300",
+         "the record beside log entry 300 was changed"),
+        ("UPDATE entries SET kind = 1 WHERE idx = 300",
+         "the record beside log entry 300 was changed"),
+        ("UPDATE entries SET local_blind = zeroblob(16) WHERE idx = 300",
+         "the record beside log entry 300 was changed"),
+        # The same bytes in all, with another border between blind and local.
+        ("UPDATE entries SET local = CAST(substr(local_blind, 16) || local AS BLOB), "
+         "local_blind = substr(local_blind, 1, 15) WHERE idx = 300",
+         "the record beside log entry 300 was changed"),
+        ("DELETE FROM entries WHERE idx = 300", "entry 300 of the log is missing"),
+        ("DELETE FROM entries WHERE idx >= 600", "entry 600 of the log is missing"),
+        ("INSERT INTO entries SELECT 5000, kind, entry, local, local_blind FROM entries "
+         "WHERE idx = 3", "there are more"),
+        ("INSERT INTO entries SELECT -1, kind, entry, local, local_blind FROM entries "
+         "WHERE idx = 3", "before its first one"),
+        # Of two entries that are whole in themselves, each in the place of the other.
+        ("UPDATE entries SET idx = CASE idx WHEN 300 THEN -301 WHEN 301 THEN -300 ELSE idx END; "
+         "UPDATE entries SET idx = -idx WHERE idx < 0", "tile 0/1 differs"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_in_a_log_of_many_tiles(
+    bare: tuple[Store, Log], sql: str, said: str
+) -> None:
+    store, log = bare
+    grow(store, log, 700 - log.size)
+    assert log.size == log.verify() == 700
+    with pytest.raises(LogCorruptionError, match=said), store.transaction():
+        for statement in sql.split("; "):
+            assert store.run(statement) > 0
+        log.verify()
+
+
+@pytest.mark.parametrize("size", [255, 256, 257, 511, 512, 513, 65_535, 65_536, 65_537])
+def test_every_kept_checkpoint_is_compared_wherever_it_ends(
+    bare: tuple[Store, Log], size: int
+) -> None:
+    store, log = bare
+    grow(store, log, size - log.size)
+    grow(store, log, 300)
+    assert log.verify() == log.size
+    other = Checkpoint(log.origin, size, bytes(32))
+    keys = log._keys
+    note = sign_checkpoint(
+        other, ed25519=keys.log_ed25519, mldsa44=keys.log_mldsa44, now_s=1_790_000_000
+    )
+    with (
+        pytest.raises(LogCorruptionError, match=f"checkpoint of size {size}$"),
+        store.transaction(),
+    ):
+        assert store.run("UPDATE checkpoints SET note = ? WHERE size = ?", note, size) == 1
+        log.verify()
+
+
+def test_a_log_rewritten_as_a_whole_differs_from_what_was_signed(
+    bare: tuple[Store, Log],
+) -> None:
+    store, log = bare
+    grow(store, log, 700 - log.size)
+    log.prove(300, 700)  # the hashes of the true tree are in memory
+    rows = store.rows("SELECT * FROM entries ORDER BY idx")
+    local, blind = b"\x90", b"n" * 16
+    forged = make_entry(
+        EntryKind.HEARTBEAT, bytes(32), local_commitment=local_digest(local, blind), blind=blind
+    )
+    entries = [row["entry"] for row in rows]
+    entries[300] = forged
+    tiles = merkle.grow(size=0, new_leaves=merkle.leaf_hashes(entries), reader=log._tiles)
+    with store.transaction():
+        store.run(
+            "UPDATE entries SET kind = ?, entry = ?, local = ?, local_blind = ? WHERE idx = 300",
+            int(EntryKind.HEARTBEAT), forged, local, blind,
+        )  # fmt: skip
+        for level, index, data in tiles:
+            store.run("UPDATE tiles SET data = ? WHERE level = ? AND idx = ?", data, level, index)
+    with pytest.raises(LogCorruptionError, match="differs from its checkpoint of size 700"):
+        log.verify()
+
+
+@pytest.fixture(scope="module")
+def long_log(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Store, Log]]:
+    """Return a log of so many entries that two processes may check it, which is slow to make."""
+    with copied(made_once(tmp_path_factory), tmp_path_factory.mktemp("long")) as world:
+        alder = world["alder"]
+        keys, origin = alder.core.keys, alder.core.log.origin
+        store = alder.core.store
+        log = Log(store, keys=keys, origin=origin, random=alder.random, node_id=alder.id)
+        grow(store, log, 131_372 - log.size)
+        yield store, log
+
+
+@pytest.mark.parametrize(
+    ("do", "undo", "said"),
+    [
+        ("SELECT 1", "SELECT 1", ""),
+        *[
+            (f"UPDATE entries SET kind = kind + 1 WHERE idx = {index}",
+             f"UPDATE entries SET kind = kind - 1 WHERE idx = {index}",
+             f"the record beside log entry {index} was changed")
+            for index in (0, 65_535, 65_536, 131_071, 131_072, 131_371)
+        ],
+        *[
+            (f"UPDATE entries SET idx = 9999999 WHERE idx = {index}",
+             f"UPDATE entries SET idx = {index} WHERE idx = 9999999",
+             f"entry {index} of the log is missing")
+            for index in (65_535, 65_536, 131_371)
+        ],
+        *[
+            (f"UPDATE tiles SET level = 9 WHERE level = {level} AND idx = {index}",
+             f"UPDATE tiles SET level = {level} WHERE level = 9", f"tile {level}/{index} differs")
+            for level, index in ((0, 0), (0, 255), (0, 256), (0, 513), (1, 0), (1, 1), (1, 2),
+                                 (2, 0))
+        ],
+        ("INSERT INTO tiles VALUES (3, 0, zeroblob(32))", "DELETE FROM tiles WHERE level = 3",
+         "tiles that belong to no entry"),
+    ],
+)  # fmt: skip
+def test_two_processes_find_what_one_finds(
+    long_log: tuple[Store, Log], monkeypatch: pytest.MonkeyPatch, do: str, undo: str, said: str
+) -> None:
+    store, log = long_log
+    monkeypatch.setattr("node.log_check.os.sched_getaffinity", lambda _: {0, 1})
+    started: list[Path] = []
+
+    def start(path: Path, first: int, end: int) -> subprocess.Popen[str]:
+        started.append(path)
+        assert (first, end) == (131_072, log.size)
+        return _other_process(path, first, end)
+
+    monkeypatch.setattr("node.log_check._other_process", start)
+    with store.transaction():
+        store.run(do)
+    try:
+        for shared_from in (10_000_000, 131_072):
+            monkeypatch.setattr("node.log_check._SHARED_FROM", shared_from)
+            if not said:
+                assert log.verify() == log.size
+                continue
+            with pytest.raises(LogCorruptionError, match=said):
+                log.verify()
+        assert started == [store.path]
+    finally:
+        with store.transaction():
+            store.run(undo)
 
 
 def test_every_entry_can_be_proven_to_a_peer(world: World) -> None:

@@ -342,14 +342,14 @@ async def test_unknown_client_is_refused_before_on_link(
     server: Identity, client: Identity, stranger: Identity
 ) -> None:
     async with hosting(server, [client.der]) as host:
-        with pytest.raises(HandshakeError, match="has not approved this node"):
+        with pytest.raises(HandshakeError, match="does not know this node"):
             await host.dial(stranger)
         assert host.links.empty()
 
 
 async def test_nobody_gets_in_without_anchors(server: Identity, client: Identity) -> None:
     async with hosting(server, []) as host:
-        with pytest.raises(HandshakeError, match="has not approved this node"):
+        with pytest.raises(HandshakeError, match="does not know this node"):
             await host.dial(client)
         assert host.links.empty()
 
@@ -491,7 +491,7 @@ async def test_revoked_certificate_is_refused_and_the_live_link_is_left_to_the_c
     async with hosting(server, [client.der], on_link=echo) as host:
         link = await host.dial(client)
         host.listener.set_anchors([stranger.der])
-        with pytest.raises(HandshakeError, match="has not approved this node"):
+        with pytest.raises(HandshakeError, match="does not know this node"):
             await host.dial(client)
         await (await host.dial(stranger)).close("done")
         await link.send(b"still here")

@@ -17,6 +17,7 @@ from node.gossip import Gossip
 from node.intake import id_of
 from node.line import Line
 from protocol.frames import TAG_SIZE, Deliver, Frame, Hello, Proof, decode_frame, encode_frame
+from protocol.log_frames import LogFrame
 from protocol.quota import Quota
 from protocol.session import Lane, Send
 from tests.node.factories import Station
@@ -138,9 +139,9 @@ class Web:
         station.close()
         return station
 
-    def start(self, station: Station, *, accept: bool = False) -> None:
+    def start(self, station: Station, *, accept: bool = False, reopen: bool = False) -> None:
         """Start a process for a closed *station*."""
-        station.open(accept=accept)
+        station.open(accept=accept, reopen=reopen)
         self.parties[station.name] = Party(station, self._quota, self._receipts_wait_ms)
 
     def restart(self, name: str) -> None:
@@ -214,12 +215,12 @@ class Web:
 
     # --- looking -----------------------------------------------------------------------------
     def between(self, giver: str, taker: str) -> list[Passed]:
-        """Return what passed in one direction after the greeting."""
+        """Return what passed in one direction after the greeting, but for what is about logs."""
         return [
             each
             for each in self.passed
             if (each.giver, each.taker) == (giver, taker)
-            and not isinstance(each.frame, Hello | Proof)
+            and not isinstance(each.frame, Hello | Proof | LogFrame)
         ]
 
     def frames(self, kind: type[_F], giver: str = "", taker: str = "") -> list[_F]:

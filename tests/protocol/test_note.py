@@ -156,7 +156,7 @@ REFUSED: dict[str, tuple[bytes, type[PeerError]]] = {
     "base64 with stray last bits": (line(GOOD[:-2] + "9="), DecodeError),
     "a signature of no bytes": (line(base64.b64encode(bytes(4)).decode()), DecodeError),
     "a key id cut short": (line(base64.b64encode(bytes(3)).decode()), DecodeError),
-    "17 signatures": (signed_by(17), LimitError),
+    "too many signatures": (signed_by(limits.MAX_NOTE_SIGNATURES + 1), LimitError),
     "more bytes than a note may have": (b"x" * limits.MAX_NOTE + SIGNED, LimitError),
 }
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 from cryptography.exceptions import InvalidSignature
 
 import keys.identity
-from protocol import checkpoint, limits, suite
+from protocol import checkpoint, cosignatures, limits, policy, suite, witness
 from protocol.errors import OpenError, WeakKeyError
 
 _SECRETS: Final[dict[bytes, bytes]] = {}
@@ -217,6 +217,12 @@ _STANDINS: Final[tuple[tuple[Any, str, Any], ...]] = (
     (checkpoint, "Ed25519PublicKey", Ed25519Public),
     (checkpoint, "MLDSA44PrivateKey", MLDSA44Private),
     (checkpoint, "MLDSA44PublicKey", MLDSA44Public),
+    (cosignatures, "Ed25519PublicKey", Ed25519Public),
+    (witness, "Ed25519PrivateKey", Ed25519Private),
+    (witness, "Ed25519PublicKey", Ed25519Public),
+    (witness, "MLDSA44PrivateKey", MLDSA44Private),
+    (policy, "check_ed25519", _sized(suite.ED25519_SIZE)),
+    (policy, "check_mldsa44", _sized(suite.MLDSA44_SIZE)),
     (keys.identity, "Ed25519PrivateKey", Ed25519Private),
     (keys.identity, "MLDSA44PrivateKey", MLDSA44Private),
 )

@@ -17,12 +17,13 @@ _FLOOD: Final = 400
 _RATE: Final = 10
 
 
-def _stage(
+def stage(
     world: World, act: Callable[[World, SimNode], None] | None, *twists: rogue.Twist,
     every: int = 3, seconds: int = 30, faults: tuple[nemesis.Act, ...] = (),
+    villain: SimNode | None = None,
 ) -> SimNode:  # fmt: skip
     """Let one member be dishonest among ordinary traffic and a few broken links."""
-    villain = world.rng.choice(world.nodes)
+    villain = villain or world.rng.choice(world.nodes)
     rogue.corrupt(villain, *twists)
     world.start_all()
     chosen = nemesis.groups(world, 4)
@@ -116,7 +117,7 @@ def _flood(world: World) -> None:
 
 
 def _poison(world: World) -> None:
-    """Some envelopes cannot be opened by one of their recipients; the stream goes on."""
+    """Some envelopes cannot be opened by one of their recipients, until it has said so."""
     villain, victim, *rest = world.rng.sample(world.nodes, len(world.nodes))
     rogue.corrupt(villain)
     world.start_all()
@@ -130,11 +131,19 @@ def _poison(world: World) -> None:
         every=5 * SECOND,
     )  # fmt: skip
     world.run_until(16 * SECOND)
+    world.duties.append(lambda: _shut(world, victim))
+
+
+def _shut(world: World, victim: SimNode) -> list[str]:
+    """Return what *victim* holds and still cannot open."""
+    shut = [each for each in victim.disk.cases.opened if each.body is None]
+    names = [world.oracle.known[each.envelope_id].name for each in shut]
+    return [f"{victim.name} cannot open {name}" for name in names]
 
 
 def _replay(world: World) -> None:
     faults = (nemesis.crash, nemesis.kill, nemesis.restart, nemesis.restart)
-    _stage(world, rogue.replay, every=2, faults=faults)
+    stage(world, rogue.replay, every=2, faults=faults)
 
 
 def _gaps(world: World) -> None:
@@ -158,31 +167,31 @@ def _gaps(world: World) -> None:
 
 
 def _trimmed(world: World) -> None:
-    _stage(world, rogue.replay, rogue.trim)
+    stage(world, rogue.replay, rogue.trim)
 
 
 def _liar(world: World) -> None:
-    _stage(world, rogue.brag)
+    stage(world, rogue.brag)
 
 
 def _beggar(world: World) -> None:
-    _stage(world, rogue.beg)
+    stage(world, rogue.beg)
 
 
 def _forged_receipts(world: World) -> None:
-    _stage(world, None, rogue.forge_receipts)
+    stage(world, None, rogue.forge_receipts)
 
 
 def _echo(world: World) -> None:
-    _stage(world, rogue.replay, rogue.repeat_receipts)
+    stage(world, rogue.replay, rogue.repeat_receipts)
 
 
 def _garbage(world: World) -> None:
-    _stage(world, rogue.babble, every=2)
+    stage(world, rogue.babble, every=2)
 
 
 def _bad_signatures(world: World) -> None:
-    _stage(world, rogue.forge_signatures, every=2)
+    stage(world, rogue.forge_signatures, every=2)
 
 
 PROFILES: Final[tuple[Profile, ...]] = (

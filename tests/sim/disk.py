@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,15 +109,19 @@ class MemoryCases:
         """Begin at the first log entry."""
         self.next_index = 0
         self.opened: list[Opened] = []
+        self._unmended: dict[int, Opened] = {}
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Undo the block if it fails, as the real one does."""
         kept = self.next_index, len(self.opened)
+        self._unmended = {}
         try:
             yield
         except BaseException:
             self.next_index = kept[0]
+            for at, opened in self._unmended.items():
+                self.opened[at] = opened
             del self.opened[kept[1] :]
             raise
 
@@ -128,6 +132,18 @@ class MemoryCases:
     def keep(self, envelope_id: bytes, log_index: int, body: bytes | None) -> None:
         """Keep an opened body; None if it did not open."""
         self.opened.append(Opened(envelope_id, log_index, body))
+
+    def mend(self, envelope_id: bytes, body: bytes | None) -> None:
+        """Keep the body of an envelope that opens late, where it did not open before."""
+        for at, opened in enumerate(self.opened):
+            if opened.envelope_id == envelope_id and opened.body is None:
+                self._unmended[at] = opened
+                self.opened[at] = Opened(envelope_id, opened.log_index, body)
+
+    def in_quarantine(self, envelope_ids: Sequence[bytes]) -> list[bytes]:
+        """Return those of *envelope_ids* that did not open."""
+        shut = {opened.envelope_id for opened in self.opened if opened.body is None}
+        return [envelope_id for envelope_id in envelope_ids if envelope_id in shut]
 
     def close(self) -> None:
         """Leave all as it is."""

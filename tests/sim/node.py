@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from node.line import Line
-from protocol.errors import BusyError, OperatorError, RollbackError, StoreError
+from protocol.errors import (
+    BusyError,
+    LogBehindError,
+    OperatorError,
+    RollbackError,
+    StoreError,
+)
 from protocol.quota import Quota
 from protocol.statement import make_card
 from tests.sim.clock import MS, SECOND, NodeClock
@@ -31,6 +37,7 @@ _COST: Final = MS // 2
 _COST_MESSAGE: Final = MS // 10
 _BATCH: Final = 256
 _TICK: Final = SECOND
+_REOPENED_US: Final = 2 * SECOND
 _IDLE_TICK: Final = 5 * SECOND
 _IDLE_AFTER: Final = 2 * SECOND
 _BACKOFF_MAX: Final = 60
@@ -44,6 +51,7 @@ class SimNode:
         """Take up a node that is off."""
         self.world, self.identity, self.disk = world, identity, disk
         self.index, self.name, self.id = identity.index, identity.name, identity.node_id
+        self.person = identity.index  # of a twin: the index of the node that it is a copy of
         self.clock = NodeClock(world.events)
         self.random = Bytes(f"{world.seed}/{self.name}")
         self.fuse = Fuse(lambda effect: world.trace(self.name, f"  {effect}"))
@@ -60,6 +68,8 @@ class SimNode:
         self.secret: dict[str, Any] = {}  # what a dishonest node keeps in mind
         self.deaths = 0
         self.jitter_us = 0  # 0: as much as a real node waits
+        self.behind = False  # a witness has shown that its home is an old copy
+        self.twinned = False  # two processes run on copies of one home
         self._life = 0
         self._lines: dict[End, Line] = {}
         self._linked: dict[int, int] = {}
@@ -93,6 +103,7 @@ class SimNode:
             core = open_core(
                 self.disk, self.identity, self.fuse, random=self.random, clock=self.clock,
                 carries=self.carries, trust=trust, accept=accept, locked=locked,
+                reopen=self.behind,
             )  # fmt: skip
         except Died as death:
             self._end(f"died at {death}")
@@ -107,6 +118,7 @@ class SimNode:
             if self.honest and not may_refuse:
                 self.world.oracle.violated(self, f"refuses to start: {error.message}")
             return False
+        self.behind = False
         self.process = Process(core, self.clock, self.random, self.quota)
         for twist in self.twists:
             twist(self.process)
@@ -122,6 +134,11 @@ class SimNode:
 
     def _links_with(self, index: int) -> bool:
         return self.peers is None or index in self.peers
+
+    def revive(self) -> None:
+        """Start the process, if nothing else has done so meanwhile."""
+        if self.process is None:
+            self.start()
 
     def unlock(self) -> None:
         """Give a locked node its keys."""
@@ -215,6 +232,16 @@ class SimNode:
             self._end(f"died at {death} in {what}")
         except BusyError as error:
             self.world.trace(self.name, f"{what}: {error.code}")
+        except LogBehindError as error:
+            self._end(f"stopped by {error.code} in {what}")
+            if self.twinned:
+                self.gone = True  # its operator sees the mistake and leaves the other alone
+            elif self.restored:
+                # Its operator begins a new log, as the message says.
+                self.behind = True
+                self.world.events.after(_REOPENED_US, self.revive)
+            else:
+                self.world.oracle.stopped(self, error)
         except StoreError as error:
             self._end(f"stopped by {error.code} in {what}: {error.message}")
             self.world.oracle.stopped(self, error)

@@ -7,7 +7,6 @@ state (``restored``) may have lost what it acknowledged, and its log may contrad
 
 from __future__ import annotations
 
-import base64
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from protocol import envelope, limits, suite
 from protocol.entry import EntryKind
 from protocol.errors import StoreError
 from protocol.frames import _READERS, RUN_SECRETS
+from tests.sim.logs import LogOracle, describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -60,7 +60,6 @@ class Record:
 
     held: set[bytes] = field(default_factory=set)
     acknowledged: dict[bytes, int] = field(default_factory=dict)
-    roots: dict[int, bytes] = field(default_factory=dict)
     next_index: int = 0
     changes: int = -1
     accused: set[int] = field(default_factory=set)
@@ -73,6 +72,7 @@ class Oracle:
         """Know nothing yet."""
         self._world = world
         self.records = [Record() for _ in world.nodes]
+        self.logs = LogOracle(world)
         self.known: dict[bytes, Known] = {}
         self.violations: list[str] = []
         self.copies: Counter[tuple[bytes, int]] = Counter()
@@ -88,6 +88,16 @@ class Oracle:
         self._index = {node.id: node.index for node in world.nodes}
         self.scan = True
 
+    def index_of(self, node_id: bytes) -> int | None:
+        """Return the index of the node of that id; None if there is none."""
+        return self._index.get(node_id)
+
+    def twin(self, node: SimNode) -> None:
+        """Take up a second process of a node: what may not be told to it, neither may to this."""
+        self.records.append(Record())
+        self._needles.append(self._needles[node.person])
+        self.look(node)
+
     def violated(self, node: SimNode | None, what: str) -> None:
         """Note a broken promise."""
         text = f"{node.name if node else 'world'}: {what}"
@@ -99,6 +109,7 @@ class Oracle:
         """Look at a node that just started."""
         self.look(node)
         self._check_kept(node)
+        self.logs.check_records(node)
 
     def ended(self, node: SimNode) -> None:
         """Look at what a process left behind."""
@@ -107,6 +118,7 @@ class Oracle:
     def restored(self, node: SimNode) -> None:
         """Forget what was promised before the disk was put back."""
         node.restored = True
+        self.logs.restored(node)
         self.records[node.index] = Record()
         self.look(node)
 
@@ -162,8 +174,8 @@ class Oracle:
         if envelope_id in record.held:
             self.violated(node, f"stored {known.name} twice")
         record.held.add(envelope_id)
-        self.arrivals.setdefault((envelope_id, node.index), self._world.events.now)
-        allowed = node.index in known.readers or node.index in known.carriers
+        self.arrivals.setdefault((envelope_id, node.person), self._world.events.now)
+        allowed = node.person in known.readers or node.person in known.carriers
         if not allowed and node.honest:
             self.violated(node, f"holds {known.name} outside its audience")
         self._world.trace(node.name, f"  holds {known.name} as {part}")
@@ -177,13 +189,14 @@ class Oracle:
             readers, carriers = opener.readers, opener.carriers
         else:
             readers = frozenset(
-                {node.index, *(self._index[each] for each in audience.recipient_ids)}
+                {node.person, *(self._index[each] for each in audience.recipient_ids)}
             )
             carriers = frozenset(self._index[each] for each in audience.carriers)
-        place = (node.index, header.incarnation, header.stream, header.seq)
-        known = Known(held.id, len(self.known), node.index, place, readers, carriers, len(wire))
+        place = (node.person, header.incarnation, header.stream, header.seq)
+        known = Known(held.id, len(self.known), node.person, place, readers, carriers, len(wire))
         self.known[held.id] = known
         self._short[held.id[:_NEEDLE]] = held.id
+        self.logs.share(readers | carriers)
         twins = self._twins.setdefault(place, [])
         if twins and node.trusted:
             self.violated(node, f"{known.name} has the place of {self.known[twins[0]].name}")
@@ -193,7 +206,8 @@ class Oracle:
             f"  wrote {known.name} {header.incarnation}/{header.stream.hex()[:6]}/{header.seq} for "
             f"{self._names(readers)}" + (f" by {self._names(carriers)}" if carriers else ""),
         )
-        for index, needles in enumerate(self._needles):
+        for index in self._index.values():
+            needles = self._needles[index]  # those of a twin are the same
             if index not in readers | carriers:
                 needles[header.stream] = f"the stream of {known.name}"
                 needles[held.id[:_NEEDLE]] = f"the id of {known.name}"
@@ -212,12 +226,17 @@ class Oracle:
                 authors.add(self.known[value].author)
             if isinstance(value, bytes) and value in self._index:
                 authors.add(self._index[value])
+        log = "log" in msgpack.unpackb(local)
         for author in authors:
-            self.records[node.index].accused.add(author)
             accused = self._world.nodes[author]
-            self._world.trace(node.name, f"  accuses {accused.name} of a fork")
+            if log:
+                self.logs.blame(node, accused)
+            else:
+                self.records[node.index].accused.add(author)
+            what = "fork of its log" if log else "fork"
+            self._world.trace(node.name, f"  accuses {accused.name} of a {what}")
             if accused.trusted and node.honest:
-                self.violated(node, f"accuses the honest {accused.name} of a fork")
+                self.violated(node, f"accuses the honest {accused.name} of a {what}")
 
     def _check_kept(self, node: SimNode) -> None:
         record = self.records[node.index]
@@ -249,12 +268,15 @@ class Oracle:
             self.violated(node, f"keeps {waiting} bytes for {peer.name}")
         if kind == "deliver":
             self._count_copies(node, peer, message)
+        self.logs.sent(node, peer, kind, message)
         if not node.honest:
             return
         if node.disk.connection.in_transaction:
             self.violated(node, f"sends {kind} in the middle of a transaction")
         if kind in {"receipts", "runs"}:
             self._promised(node, message)
+        if kind == "cosign":
+            self._published(node, msgpack.unpackb(message[_TAG:])[1].partition(b"\n\n")[2])
         if self.scan:
             self._scan(node, peer, message, kind)
 
@@ -272,6 +294,9 @@ class Oracle:
             if kind in {"receipts", "runs"}:
                 ids = _receipted(kind, msgpack.unpackb(message[_TAG:])[3])
                 return f" {' '.join(map(self._name, ids))}"
+            if kind in {"cosign", "cosigned", "heads", "head", "want-head", "consistency",
+                        "want-consistency"}:  # fmt: skip
+                return f" {describe(kind, msgpack.unpackb(message[_TAG:]))}"
         except (ValueError, IndexError, TypeError):
             return " (garbage)"
         return ""
@@ -303,19 +328,20 @@ class Oracle:
                 self.copies[envelope_id, peer.index] += 1
                 self.direct[envelope_id, peer.index] += node.index == known.author
 
+    def _published(self, node: SimNode, note: bytes) -> None:
+        """Judge a checkpoint of a node's own log that leaves it."""
+        head = self.logs.published(node, note)
+        fence = node.disk.fence
+        if node.trusted and (fence is None or fence[0] < head.size):
+            self.violated(node, f"published size {head.size} before its fence")
+
     def _promised(self, node: SimNode, message: bytes) -> None:
         # Read without the node's own decoders, which is also much faster.
         number, recipient, note, items = msgpack.unpackb(message[_TAG:])
         if recipient != node.id:
             return
         record = self.records[node.index]
-        _, size_text, root_text, _ = note.split(b"\n", 3)
-        size = int(size_text)
-        if node.trusted:
-            if record.roots.setdefault(size, root_text) != root_text:
-                self.violated(node, f"signed two checkpoints of size {size}")
-            if node.disk.fence is None or node.disk.fence[0] < size:
-                self.violated(node, f"published size {size} before its fence")
+        self._published(node, note)
         for short in _receipted(_NAMES[number], items):
             envelope_id = self._short.get(short[:_NEEDLE], b"")
             if envelope_id not in record.held:
@@ -406,10 +432,9 @@ class Oracle:
             self._check_kept(node)
             self._check_copies(node)
             self._check_opened(node)
-            if node.process is not None:
-                self._check_roots(node)
-                if deep and not self._world.genesis.bulk:
-                    self._verify(node)
+            if node.process is not None and deep and not self._world.genesis.bulk:
+                self._verify(node)
+        self.logs.finish(deep=deep)
 
     def _check_copies(self, node: SimNode) -> None:
         (entries,), (rows, ids) = (
@@ -429,13 +454,6 @@ class Oracle:
         for each in node.disk.cases.opened:
             if each.body is None and self._world.nodes[self.known[each.envelope_id].author].honest:
                 self.violated(node, f"cannot open {self.known[each.envelope_id].name}")
-
-    def _check_roots(self, node: SimNode) -> None:
-        assert node.process is not None
-        log = node.process.core.log
-        for size, root in self.records[node.index].roots.items():
-            if size > log.size or base64.b64encode(log.root(size)) != root:
-                self.violated(node, f"published a checkpoint of size {size} that its log denies")
 
     def _verify(self, node: SimNode) -> None:
         assert node.process is not None

@@ -22,6 +22,7 @@ from node.line import Line
 from protocol.entry import EntryKind
 from protocol.errors import PeerError
 from protocol.quota import Quota
+from protocol.reseal import Fault
 from protocol.statement import Chain
 from tests.sim.disk import Disk, Fuse, MemoryCases
 from tests.sim.genesis import HOME, Identity
@@ -29,6 +30,8 @@ from tests.sim.genesis import HOME, Identity
 _CHAINS: Final[dict[tuple[bytes, ...], Chain]] = {}
 
 RECEIPTS_WAIT_MS: Final = 20
+BEAT_MS: Final = 4_000
+"""Short, as most runs end within a minute."""
 
 
 CAUGHT: Final[list[Exception]] = []
@@ -75,29 +78,46 @@ class SimCore(Core):
         self.pending = False
         if self.vault is None or self.cases is None:
             return 0
-        cases: MemoryCases = self.cases
+        count = self._follow_on(self.cases)
+        while self.resealing.requeue(self.cases):
+            count += self._follow_on(self.cases)
+        return count
+
+    def _follow_on(self, cases: MemoryCases) -> int:
         rows = self.store.rows(
-            "SELECT e.idx, e.kind, v.id FROM entries e LEFT JOIN envelopes v "
+            "SELECT e.idx, e.kind, v.id, l.envelope_id AS late FROM entries e "
+            "LEFT JOIN late l ON l.log_index = e.idx LEFT JOIN envelopes v "
             "ON v.log_index = e.idx WHERE e.idx >= ? ORDER BY e.idx",
             cases.next_index,
         )
+        faults: dict[bytes, Fault] = {}
         with cases.transaction():
             for row in rows:
                 if row["kind"] in {EntryKind.RECEIVED, EntryKind.RELEASED}:
-                    cases.keep(row["id"], row["idx"], self._body(row["id"]))
+                    cases.keep(row["id"], row["idx"], self._body(row["id"], faults))
+                elif row["late"] is not None:
+                    cases.mend(row["late"], self._body(row["late"], faults))
                 cases.advance(row["idx"] + 1)
+            if faults:
+                with self.logged():
+                    self.resealing.note(faults)
         return len(rows)
 
-    def _body(self, envelope_id: bytes) -> bytes | None:
+    def _body(self, envelope_id: bytes, faults: dict[bytes, Fault]) -> bytes | None:
         try:
             return self.open(envelope_id)
-        except PeerError:
+        except PeerError as error:
+            held = self.held(envelope_id)
+            opener = envelope_id if held is None else held.header.opener or envelope_id
+            if (fault := self.resealing.fault(opener, error)) is not None:
+                faults[opener] = fault
             return None
 
 
 def open_core(
     disk: Disk, identity: Identity, fuse: Fuse, *, random: Random, clock: Clock, carries: bool,
     trust: TrustStore | None = None, accept: bool = False, locked: bool = False,
+    reopen: bool = False,
 ) -> SimCore:  # fmt: skip
     """Open the databases of *disk*, as a start of the process does.
 
@@ -111,16 +131,19 @@ def open_core(
 
     core = Opened(
         home=HOME, store=store, fence=fence, keys=identity.service, clock=clock, random=random,
-        carries=carries, accept=accept,
+        carries=carries, accept=accept, reopen=reopen,
     )  # fmt: skip
-    if not locked:
+    if not locked or reopen:
         unlock(core, identity, disk)
+    if reopen:
+        core.reopen_log()
     return core
 
 
 def unlock(core: SimCore, identity: Identity, disk: Disk) -> None:
     """Give the core its keys and casebook, and let it catch up."""
     core.cases, core.vault = disk.cases, identity.vault
+    core.resealing.unlocked()
     core.try_follow()
 
 
@@ -133,8 +156,9 @@ class Process:
         """Start the gossip of *core*."""
         self.core = core
         self.gossip = Gossip(
-            core, clock=clock, random=random, quota=quota, receipts_wait_ms=RECEIPTS_WAIT_MS
-        )
+            core, clock=clock, random=random, quota=quota, receipts_wait_ms=RECEIPTS_WAIT_MS,
+            beat_ms=BEAT_MS,
+        )  # fmt: skip
 
     def join(self, certificate: bytes, peer_id: bytes, *, dialer: bool) -> Line | None:
         """Start a session with whom the pinned *certificate* belongs to, if it may link."""

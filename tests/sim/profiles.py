@@ -342,6 +342,10 @@ def _no_fork_seen(world: World) -> None:
         accused = world.oracle.records[node.index].accused
         if node.honest and accused:
             world.oracle.violated(node, f"sees a fork of a node that was only put back: {accused}")
+        accused = world.oracle.logs.accused[node.index]
+        if node.honest and accused:
+            names = [world.nodes[index].name for index in accused]
+            world.oracle.violated(node, f"holds proof against a log only put back: {names}")
 
 
 def _carried(world: World) -> None:

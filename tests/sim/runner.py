@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from tests.sim import crypto, dishonest, profiles, realistic
+from tests.sim import crypto, dishonest, log_faults, profiles, realistic
 from tests.sim.process import catching
 from tests.sim.profiles import Profile
 from tests.sim.world import Result, World
@@ -20,7 +20,9 @@ from tests.sim.world import Result, World
 _DEEP_EVERY: Final = 8
 _CHUNK: Final = 25
 _NOTHING: Final = logging.CRITICAL
-PROFILES: Final = (*profiles.PROFILES, *dishonest.PROFILES, *realistic.PROFILES)
+PROFILES: Final = (
+    *profiles.PROFILES, *dishonest.PROFILES, *log_faults.PROFILES, *realistic.PROFILES,
+)  # fmt: skip
 BY_NAME: Final = {profile.name: profile for profile in PROFILES}
 
 

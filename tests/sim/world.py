@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -24,6 +24,7 @@ from protocol import suite
 from protocol.canonical import encode
 from protocol.errors import PeerError
 from tests.sim.clock import SECOND, Events
+from tests.sim.disk import Disk
 from tests.sim.genesis import Genesis, genesis
 from tests.sim.network import Network
 from tests.sim.node import SimNode
@@ -116,6 +117,18 @@ class World:
         for node in self.nodes:
             if node.process is None:
                 node.start()
+
+    def twin(self, node: SimNode) -> SimNode:
+        """Return a second node, which is off, on a copy of the home of *node* as it is now."""
+        identity = replace(
+            node.identity, index=len(self.nodes), name=f"{node.name}b", inbound=False
+        )
+        twin = SimNode(self, identity, Disk.of(node.disk.backup()))
+        twin.person, twin.honest, twin.restored = node.index, node.honest, node.restored
+        self.nodes.append(twin)
+        self.oracle.twin(twin)
+        self.trace(twin.name, f"has a copy of the home of {node.name}")
+        return twin
 
     def release(
         self, author: SimNode, to: Sequence[SimNode], carriers: Sequence[SimNode] = (),
@@ -230,7 +243,8 @@ class World:
     def _undone(self, *, receipts: bool) -> list[str]:
         """Return what still has to happen."""
         undone = self.oracle.missing() + [each for duty in self.duties for each in duty()]
-        return undone + (self.oracle.owed() if receipts and not undone else [])
+        undone += self.oracle.owed() if receipts and not undone else []
+        return undone or self.oracle.logs.unwitnessed()
 
     def finish(self, *, deep: bool) -> None:
         """Wait a little for what should not happen, and look at everything."""

@@ -107,8 +107,8 @@ def at_the_bounds(
         "a run with a proof of 128": bulk([*run[:4], [bytes(HASH)] * 128]),
         "a run of kind 255 is a frame": bulk([0, 255, *run[2:]]),
         "runs that descend, and one of them twice": bulk(other, run, run),
-        "a checkpoint of 65536 bytes": (
-            encode([*runs[:2], bytes(2**16), runs[3]]), {"type": "runs"},
+        "a checkpoint of 16384 bytes": (
+            encode([*runs[:2], bytes(2**14), runs[3]]), {"type": "runs"},
         ),
         "a want_blob of 16 chunks from the last place on": (
             encode([17, one, 16_383, 16]),
@@ -133,7 +133,7 @@ def refused(frames: dict[str, tuple[Frame, Json]]) -> Refused:
         **_runs_refused(fields["runs"]), **_a_run_refused(fields["runs"]),
         **_proofs_refused(fields["runs"]), **_want_blob_refused(fields["want_blob"]),
         **_blob_refused(fields["blob"]), **_no_blob_refused(one), **_longer_than_need_be(fields),
-        "type 20": (encode([20, one]), _FRAME),
+        "type 22": (encode([22, one]), _FRAME),
     }  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def _runs_refused(fields: list[Any]) -> Refused:
         "runs under no checkpoint": (having(2, b""), _ENCODING),
         "runs under nil for a checkpoint": (having(2, None), _ENCODING),
         "runs under a checkpoint as text": (having(2, "note"), _ENCODING),
-        "runs under a checkpoint of 65537 bytes": (having(2, bytes(65_537)), _LIMIT),
+        "runs under a checkpoint of 16385 bytes": (having(2, bytes(16_385)), _LIMIT),
         "a runs frame without runs": (having(3, []), _ENCODING),
         "runs that are no array": (having(3, {}), _ENCODING),
         "257 runs": (_so_many(fields, [*run[:3], bytes(SHORT), []], 257), _LIMIT),

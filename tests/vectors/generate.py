@@ -17,18 +17,24 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 
 from keys import fingerprint, keystore
 from protocol import envelope, limits, merkle, statement, suite
+from protocol.access import AccessAct
 from protocol.armor import armor
 from protocol.canonical import decode, encode
 from protocol.checkpoint import Checkpoint, format_body, sign_checkpoint
+from protocol.cosignatures import add_signatures
 from protocol.entry import EntryKind, local_digest, make_entry, parse_entry
+from protocol.erasure import ErasureAct, Reason
 from protocol.fork import Fork, SignedHeader, fork_of
 from protocol.frames import (
     Authors,
@@ -66,8 +72,20 @@ from protocol.frontier import (
     item_value,
     lacking,
 )
-from protocol.note import format_note, parse_note
+from protocol.note import (
+    Note,
+    NoteSignature,
+    VerifierKey,
+    format_note,
+    format_signature,
+    format_vkey,
+    parse_note,
+    parse_vkey,
+)
+from protocol.policy import Policy, format_policy, make_policy, parse_policy
 from protocol.statement import Chain, Statement, make_bundle, parse_statement
+from protocol.tlog_proof import TlogProof, format_tlog_proof
+from protocol.witness import cosign
 from tests.factories import (
     BODY,
     DAY,
@@ -86,7 +104,7 @@ from tests.factories import (
     make_node,
     seed,
 )
-from tests.vectors import bulk
+from tests.vectors import bulk, logs, slots
 
 Json: TypeAlias = dict[str, Any]
 
@@ -1152,6 +1170,8 @@ def _one_of_each() -> dict[str, tuple[Frame, Json]]:
         ),
         **_gossip_of_each(node, peer, one),
         **bulk.of_each(node, peer, one),
+        **slots.of_each(node, peer, one),
+        **logs.of_each(node, peer, one),
     }  # fmt: skip
 
 
@@ -1221,6 +1241,7 @@ def _payload_cases() -> list[Json]:
         "a hello with 17 versions": (having("hello", 1, [1] * 17), limit),
         "a hello with a nonce of 31 bytes": (having("hello", 4, bytes(31)), encoding),
         "a hello with number 513": (having("hello", 5, 513), encoding),
+        "a hello with number 512": (having("hello", 5, 512), encoding),
         "a proof without ML-DSA": (having("proof", 2, b""), encoding),
         "want_statements from -1": (having("want_statements", 2, -1), encoding),
         "no statements": (having("statements", 2, []), encoding),
@@ -1264,6 +1285,14 @@ def _payload_cases() -> list[Json]:
           for name, (data, expect) in bulk.at_the_bounds(frames).items()),
         *(_case(name, "frame.decode", _folded(data), code=code)
           for name, (data, code) in bulk.refused(frames).items()),
+        *(_case(name, "frame.decode", data, expect=expect)
+          for name, (data, expect) in slots.accepted(item[0], item[0]).items()),
+        *(_case(name, "frame.decode", data, code=code)
+          for name, (data, code) in slots.refused(frames).items()),
+        *(_case(name, "frame.decode", _folded(data), expect=expect)
+          for name, (data, expect) in logs.at_the_bounds(item[0]).items()),
+        *(_case(name, "frame.decode", _folded(data), code=code)
+          for name, (data, code) in logs.refused(frames).items()),
     ]  # fmt: skip
     return [
         *accepted,
@@ -1760,6 +1789,12 @@ _MANY: Final = (
 )  # fmt: skip
 
 
+_ERASED: Final = (
+    EntryKind.LOG_OPENED, EntryKind.RECEIVED, EntryKind.HEARTBEAT, EntryKind.ERASED,
+    EntryKind.ACCESS,
+)  # fmt: skip
+
+
 class _Register:
     """A small log, and receipts for the envelopes in it."""
 
@@ -1810,7 +1845,7 @@ class _Register:
 
 def receipt_file() -> Json:
     """Return the vectors of sections 13.2 to 13.5."""
-    register, many = _Register(), _Register(_MANY)
+    register, many, erased = _Register(), _Register(_MANY), _Register(_ERASED)
     log = register.node.card.log
     other = make_node("alder").card.log
     both = register.frame(register.item(1), register.item(4))
@@ -1819,10 +1854,13 @@ def receipt_file() -> Json:
     return {
         "about": "Receipts of birch for two envelopes: one received, one to carry. The inputs are "
         "payloads of receipts frames. Other fields as in statement.json. `runs.verify` and "
-        "`runs.single` are about a longer log; their inputs are payloads of runs frames.",
+        "`runs.single` are about a longer log; their inputs are payloads of runs frames. `erased` "
+        "is the receipt of an erasure. `access.parse` and `erasure.parse` take what "
+        "an entry keeps to the node.",
         "section": "13",
         "randomised": [
-            "/given/receipts", "/given/checkpoint", "/given/runs", "/cases/*/input/splices",
+            "/given/receipts", "/given/checkpoint", "/given/runs", "/given/erased",
+            "/cases/*/input/splices",
         ],
         "given": {
             "log": [log.name, log.ed25519.hex(), log.mldsa44.hex()],
@@ -1832,6 +1870,7 @@ def receipt_file() -> Json:
             "checkpoint": register.note.hex(),
             "receipts": both.hex(),
             "runs": many.bulk(*map(_shortened, _three_runs(many))).hex(),
+            "erased": erased.frame(erased.item(3)).hex(),
         },
         "cases": [
             _case("an entry", "entry.parse", register.entries[1],
@@ -1850,6 +1889,7 @@ def receipt_file() -> Json:
             *_entries_refused(register),
             *_receipts_refused(register, both),
             *_bulk_accepted(many), *_bulk_unknown(many), *_bulk_refused(many),
+            *_erasures(erased), *_acts(),
         ],
     }  # fmt: skip
 
@@ -1859,7 +1899,7 @@ def _entries_refused(register: _Register) -> list[Json]:
     changed: dict[str, list[Any]] = {
         "an entry of version 2": [2, *fields[1:]],
         "an entry of kind 0": [1, 0, *fields[2:]],
-        "an entry of kind 11": [1, 11, *fields[2:]],
+        "an entry of kind 12": [1, 12, *fields[2:]],
         "an entry with a blind of 15 bytes": [*fields[:4], bytes(15)],
         "an entry of four fields": fields[:4],
     }
@@ -1925,7 +1965,6 @@ def _receipts_refused(register: _Register, both: bytes) -> list[Json]:
         "a hyphen for the dash": (
             text(plain_text.replace("\u2014", "-").encode()), "bad-encoding",
         ),
-        "17 signatures": (noted(signatures=(*note.signatures, *[ed25519] * 15)), "over-limit"),
         "a hash of the proof changed": (
             register.frame(replace(one, proof=(bytes(32), *proof[1:]))), proofs,
         ),
@@ -1950,6 +1989,98 @@ def _receipts_refused(register: _Register, both: bytes) -> list[Json]:
         _case("of another origin", "receipt.verify", whole, log="other_origin", code=signature),
         *(_case(name, "receipt.verify", _like("receipts", both, data), log="log", code=code)
           for name, (data, code) in changed.items()),
+        *(_signed_often(register, times, code)
+          for times, code in ((64, "bad-encoding"), (65, "over-limit"))),
+    ]  # fmt: skip
+
+
+def _signed_often(register: _Register, times: int, code: str) -> Json:
+    """Return a receipt whose note has one line so many times; Ed25519 alone, so it stays as is."""
+    line = parse_note(register.note).signatures[0]
+    data = register.frame(
+        register.item(1), note=logs.unsigned_note(register.checkpoint, line, times)
+    )
+    shown = format_signature(line).encode()
+    head, tail = data.split(shown * times)
+    parts = ((head.hex(), 1), (shown.hex(), times), (tail.hex(), 1))
+    name = f"{times} signatures, all of one key"
+    return _case(name, "receipt.verify", _repeat(*parts), log="log", code=code)
+
+
+# --- what is kept of acts --------------------------------------------------------------------
+def _erasures(register: _Register) -> list[Json]:
+    """Return receipts of erasures, and what else a reader of receipts lets pass."""
+    whole, item = register.frame(register.item(3)), register.item(3)
+    strange = NoteSignature(register.checkpoint.origin, bytes(4), b"\7" * 9)
+    note = parse_note(register.note)
+    twice = format_note(replace(note, signatures=(strange, *note.signatures, strange)))
+    good = {"items": [[register.ids[3].hex(), 3, 11]]}
+    return [
+        _case("an entry that an envelope was erased", "entry.parse", register.entries[3],
+              expect={"kind": 11, "subject": register.ids[3].hex()}),
+        _case("a receipt that an envelope was erased", "receipt.verify",
+              {"of": "erased", "splices": []}, log="log", expect=good),
+        _case("two lines of one unknown key under the name of the log", "receipt.verify",
+              _like("erased", whole, register.frame(item, note=twice)), log="log", expect=good),
+        _case("a run of erasures", "frame.decode", register.bulk(register.run(3, 3), note=b"note"),
+              expect={"type": "runs", "checkpoint": b"note".hex()}),
+        _case("an erasure in the name of another envelope", "receipt.verify",
+              _like("erased", whole, register.frame(replace(item, envelope_id=bytes(32)))),
+              log="log", code="bad-receipt"),
+        _case("erasures in bulk prove nothing", "runs.verify",
+              _like("erased", whole, register.bulk(register.run(3, 3))), log="log", known=[],
+              code="bad-receipt"),
+    ]  # fmt: skip
+
+
+def _acts() -> list[Json]:
+    """Return what entries of kinds 7 and 11 keep of their acts."""
+    ids = [seed("envelope", "1"), seed("envelope", "2")]
+    read = AccessAct("read", tuple(ids), "token:9f1912e27094", NOW)
+    given = AccessAct("disclose", (ids[0],), "operator", NOW, "to a court, by A. Operator")
+    whole = AccessAct("export-log", (), "operator", NOW, "with entries")
+    erased = ErasureAct(
+        incident_id="0190a3b2-6c00-7000-8000-0000000000a1", ref="PI-XA-2026-7K3F9Q", revision=1,
+        layers="face annex", reason=Reason.RETENTION, by="A. Operator", who="operator", at=NOW,
+    )  # fmt: skip
+
+    def shown(act: AccessAct) -> Json:
+        return {"what": act.what, "ids": [each.hex() for each in act.ids], "who": act.who,
+                "at": act.at, "note": act.note, "subject": act.subject.hex()}  # fmt: skip
+
+    accepted = {"an act of reading": read, "an act of disclosing": given,
+                "an act about the log": whole}  # fmt: skip
+    first, last = list(read.local), list(erased.local)
+    access: dict[str, tuple[object, str]] = {
+        "an act of four fields": (first[:4], "bad-encoding"),
+        "an act in capitals": (["Read", *first[1:]], "bad-encoding"),
+        "an act of 33 letters": (["a" * 33, *first[1:]], "bad-encoding"),
+        "an act of 65 envelopes": (["read", [bytes(32)] * 65, *first[2:]], "over-limit"),
+        "an act of a short id": (["read", [bytes(8)], *first[2:]], "bad-encoding"),
+        "an act of nobody": ([*first[:2], "", *first[3:]], "bad-encoding"),
+        "an act at no time": ([*first[:3], -1, ""], "bad-encoding"),
+        "an act with a note of two lines": ([*first[:4], "a\nb"], "bad-encoding"),
+        "an act with nil for a note": ([*first[:4], None], "bad-encoding"),
+        "an act with a note of 1077 characters": ([*first[:4], "a" * 1_077], "over-limit"),
+    }
+    erasure: dict[str, list[object]] = {
+        "an erasure of seven fields": last[:7],
+        "an erasure of revision 0": [*last[:2], 0, *last[3:]],
+        "an erasure of no layers": [*last[:3], "", *last[4:]],
+        "an erasure of its layers in another order": [*last[:3], "annex face", *last[4:]],
+        "an erasure for an unknown reason": [*last[:4], "tidying", *last[5:]],
+        "an erasure by nobody": [*last[:5], "", *last[6:]],
+    }
+    return [
+        *(_case(name, "access.parse", encode(list(act.local)), expect=shown(act))
+          for name, act in accepted.items()),
+        _case("an act of erasing", "erasure.parse", encode(last),
+              expect={"incident_id": last[0], "ref": last[1], "revision": 1, "layers": last[3],
+                      "reason": "retention", "by": "A. Operator", "who": "operator", "at": NOW}),
+        *(_case(name, "access.parse", encode(value), code=code)
+          for name, (value, code) in access.items()),
+        *(_case(name, "erasure.parse", encode(value), code="bad-encoding")
+          for name, value in erasure.items()),
     ]  # fmt: skip
 
 
@@ -2342,6 +2473,458 @@ def keystore_file() -> Json:
     }  # fmt: skip
 
 
+# --- policies, cosigned checkpoints and proof files ------------------------------------------
+class _Witnessed:
+    """A log of alder with three entries; two of its three witnesses cosigned the checkpoint."""
+
+    TIMES: Final = {"birch": NOW // 1_000 + 5, "cedar": NOW // 1_000 + 9}
+
+    def __init__(self) -> None:
+        self.node = make_node("alder")
+        self.entries = [f"entry {n}".encode() for n in range(3)]
+        leaves = [merkle.leaf_hash(entry) for entry in self.entries]
+        self.path = (leaves[0], leaves[2])
+        root = merkle.node_hash(merkle.node_hash(*leaves[:2]), leaves[2])
+        self.checkpoint = Checkpoint(self.node.card.log.name, 3, root)
+        self.signed = sign_checkpoint(
+            self.checkpoint, ed25519=self.node.log_ed25519, mldsa44=self.node.log_mldsa44,
+            now_s=NOW // 1_000,
+        )  # fmt: skip
+        both = [self.cosign(name, time) for name, time in self.TIMES.items()]
+        self.note = add_signatures(self.signed, [line for pair in both for line in pair])
+        self.proof = TlogProof(None, 1, self.path, self.note)
+        names = {"BI": "birch", "CE": "cedar", "DO": "dogwood"}
+        witnesses = [(label, card_body(name).witness) for label, name in names.items()]
+        self.policy = make_policy(self.node.card.log, witnesses, 2)
+        self.nobody = make_policy(self.node.card.log, witnesses, 0)
+
+    def cosign(
+        self, name: str, time: int, checkpoint: Checkpoint | None = None
+    ) -> tuple[NoteSignature, NoteSignature]:
+        return cosign(
+            checkpoint or self.checkpoint,
+            name=card_body(name).witness.name,
+            ed25519=Ed25519PrivateKey.from_private_bytes(seed(name, "witness")),
+            mldsa44=MLDSA44PrivateKey.from_seed_bytes(seed(name, "wit44")),
+            now_s=time,
+        )
+
+    def with_line(self, at: int, signature: bytes) -> bytes:
+        note = parse_note(self.note)
+        lines = list(note.signatures)
+        lines[at] = replace(lines[at], signature=signature)
+        return format_note(replace(note, signatures=tuple(lines)))
+
+
+def policy_file() -> Json:
+    """Return the vectors of section 13.7."""
+    scene = _Witnessed()
+    plain_text = _example_policy()
+    return {
+        "about": "Policies, a checkpoint of alder that birch and cedar cosigned, and a proof file "
+        "for the entry at index 1. `plain` is the example of C2SP tlog-policy with keys.",
+        "section": "13",
+        "randomised": ["/given/note", "/given/proof", "/cases/*/input/splices"],
+        "given": {
+            "policy": format_policy(scene.policy).encode().hex(),
+            "nobody": format_policy(scene.nobody).encode().hex(),
+            "plain": plain_text.encode().hex(),
+            "entry": scene.entries[1].hex(),
+            "other_entry": scene.entries[2].hex(),
+            "note": scene.note.hex(),
+            "proof": format_tlog_proof(scene.proof).hex(),
+        },
+        "cases": [
+            *_policies(scene, plain_text), *_policies_refused(plain_text),
+            *_cosigned(scene), *_cosigned_refused(scene),
+            *_proofs(scene), *_proofs_refused(scene),
+        ],
+    }  # fmt: skip
+
+
+_EXAMPLE: Final = ("X1", "X2", "X3", "Y1", "Y2", "Y3")
+
+
+def _example_policy() -> str:
+    def vkey(name: str, kind: int = 0x04) -> str:
+        public = suite.Ed25519Signer(seed(name, "policy")).public
+        return format_vkey(f"{name.lower()}.example", kind, public)
+
+    lines = [f"log {vkey('log', 0x01)}", *(f"witness {name} {vkey(name)}" for name in _EXAMPLE)]
+    lines += [
+        "group X-witnesses 2 X1 X2 X3", "group Y-witnesses any Y1 Y2 Y3",
+        "group X-and-Y all X-witnesses Y-witnesses", "quorum X-and-Y", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def policy_fields(policy: Policy, *asked: Sequence[str]) -> Json:
+    """Return *policy* as the vectors have it, and whether each of *asked* meets it."""
+    return {
+        "logs": [[*_key_fields(log.key), log.url] for log in policy.logs],
+        "witnesses": [
+            [line.name, *_key_fields(line.key), line.url] for line in policy.witnesses.values()
+        ],
+        "groups": [[each.name, each.k, list(each.members)] for each in policy.groups.values()],
+        "quorum": policy.quorum,
+        "satisfied": [policy.satisfied(names) for names in asked],
+    }
+
+
+def _key_fields(key: VerifierKey) -> tuple[object, ...]:
+    return key.name, key.type, key.key_id.hex()
+
+
+def _policies(scene: _Witnessed, plain_text: str) -> list[Json]:
+    own = [
+        [], ["BI.ed", "BI.mldsa", "DO.ed", "DO.mldsa"], ["BI.ed", "BI.mldsa", "CE.ed"],
+        ["BI.ed", "CE.ed", "DO.ed"], ["BI", "CE"], list(scene.policy.witnesses),
+    ]  # fmt: skip
+    subsets = [["X1", "X3", "Y2"], ["X1", "X2", "X3"], ["X1", "Y1", "Y2", "Y3"], list(_EXAMPLE)]
+    example = parse_policy(plain_text)
+    loose = plain_text.replace(" ", " \t").replace("\n", " \n")
+    loose = f"# with comments\n\n  # and # here\n{loose}\t\n#\n"
+    url = plain_text.replace("\nwitness X2", " https://x1.example\nwitness X2")
+    after = "quorum none\n" + plain_text.split("\n", 1)[0] + "\n"
+
+    def read(name: str, made: Policy, given: bytes | Json, *asked: Sequence[str]) -> Json:
+        return _case(name, "policy.parse", given, cosigned=asked,
+                     expect=policy_fields(made, *asked))  # fmt: skip
+
+    return [
+        read("a policy of two of three witnesses with two keys each", scene.policy,
+             {"of": "policy", "splices": []}, *own),
+        read("the example of the specification", example, {"of": "plain", "splices": []}, *subsets),
+        read("the same with comments, blank lines, tabs and more spaces", example, loose.encode(),
+             *subsets),
+        read("a witness with an address", parse_policy(url),
+             _like("plain", plain_text.encode(), url.encode())),
+        read("a quorum of none, which is met by nobody", parse_policy("quorum none\n"),
+             b"quorum none\n", []),
+        read("a log behind the quorum", parse_policy(after), after.encode(), []),
+    ]  # fmt: skip
+
+
+def _policies_refused(whole: str) -> list[Json]:
+    lines = whole.split("\n")
+    log, first, second = lines[:3]
+    vkey, other = first.split(" ")[2], second.split(" ")[2]
+    public = parse_vkey(vkey).public_key
+
+    def having(old: str, new: str) -> str:
+        assert old in whole
+        return whole.replace(old, new, 1)
+
+    changed = {
+        "nothing": "",
+        "no quorum": having("quorum X-and-Y\n", ""),
+        "two quorums": whole + "quorum X-and-Y\n",
+        "a quorum that is not defined": having("quorum X-and-Y", "quorum X-or-Y"),
+        "a quorum before its definition": f"quorum X1\n{first}\n",
+        "a quorum without name": having("quorum X-and-Y", "quorum"),
+        "a quorum of two names": having("quorum X-and-Y", "quorum X-and-Y X1"),
+        "no newline at the end": whole[:-1],
+        "Windows line ends": whole.replace("\n", "\r\n"),
+        "a vertical tab": having("quorum X", "quorum\x0bX"),
+        "DEL in a comment": whole + "# \x7f\n",
+        "a no-break space": having("quorum X", "quorum\u00a0X"),
+        "an unknown keyword": whole + f"mirror M {vkey}\n",
+        "a keyword in capitals": having("quorum", "QUORUM"),
+        "a comment behind a line": having("quorum X-and-Y", "quorum X-and-Y # both"),
+        "a log without key": having(log, "log"),
+        "a witness without key": having(first, "witness X1"),
+        "a witness with two addresses": having(first, f"{first} a b"),
+        "a group without members": having("all X-witnesses Y-witnesses", "all"),
+        "a threshold of 0": having("witnesses 2 X1", "witnesses 0 X1"),
+        "a threshold of 4 of 3": having("witnesses 2 X1", "witnesses 4 X1"),
+        "a threshold with a leading zero": having("witnesses 2 X1", "witnesses 02 X1"),
+        "a threshold with a sign": having("witnesses 2 X1", "witnesses +2 X1"),
+        "a threshold of an Arabic digit": having("witnesses 2 X1", "witnesses \u0662 X1"),
+        "a threshold in capitals": having("any Y1", "ANY Y1"),
+        "a member that is not defined": having("Y1 Y2 Y3", "Y1 Y2 Y4"),
+        "a member defined below": having("2 X1 X2 X3", "2 X1 X2 Y-witnesses"),
+        "a group in itself": having("any Y1", "any Y-witnesses Y1"),
+        "a member twice": having("2 X1 X2 X3", "2 X1 X2 X2"),
+        "a member of two groups": having("any Y1", "any X1 Y1"),
+        "none as a member": having("any Y1", "any none Y1"),
+        "a witness called none": having("witness X1", "witness none"),
+        "a name twice": having("witness X2", "witness X1"),
+        "a group called like a witness": having("group Y-witnesses", "group X1"),
+        "a name of 257 letters": whole + f"group {'g' * 257} all X-and-Y\n",
+        "a key twice": having(other, vkey),
+        "a key under another name": having(other, format_vkey("other", 0x04, public)),
+        "a log twice": having(log, f"{log}\n{log}"),
+        "a log with the key of a witness": having(log, f"log {vkey}"),
+        "a witness with the key of a log": having(vkey, format_vkey("w", 0x01, public)),
+        "a key of type ff": having(vkey, format_vkey("w", 0xFF, public)),
+        "a key of small order": having(vkey, format_vkey("w", 0x04, b"\1" + bytes(31))),
+        "an Ed25519 key of 33 bytes": having(vkey, format_vkey("w", 0x04, public + b"\1")),
+        "an ML-DSA-44 key of 1311 bytes": having(vkey, format_vkey("w", 0x06, bytes(1_311))),
+        "a key name of 256 bytes": having(vkey, format_vkey("w" * 256, 0x04, public)),
+        "a key with another id": having(vkey, vkey.replace("+", "+0", 1)),
+        "a key id in capitals": having(vkey, _capital_id(vkey)),
+        "a key without padding": having(vkey, format_vkey("w", 0x04, public + b"\1").rstrip("=")),
+        "a raw key in hex": having(vkey, public.hex()),
+        "two keys with one name and id": _collision(),
+        "a line of 8193 bytes": whole + "#" + "x" * limits.MAX_POLICY_LINE + "\n",
+        "1025 lines": "\n" * limits.MAX_POLICY_LINES + "quorum none\n",
+    }
+    base = whole.encode()
+    return [
+        *(_case(name, "policy.parse", _slim("plain", base, data.encode()), code="bad-policy")
+          for name, data in changed.items()),
+        _case("bytes that are not UTF-8", "policy.parse", _like("plain", base, base + b"#\xff\n"),
+              code="bad-policy"),
+        _case("a policy of more than 1 MiB", "policy.parse", _repeat(("0a", 2**20 + 1)),
+              code="bad-policy"),
+    ]  # fmt: skip
+
+
+def _slim(name: str, base: bytes, data: bytes) -> bytes | Json:
+    """Return *data* as differences from *base* or by itself, whichever is shorter."""
+    folded = _folded(data)
+    if not isinstance(folded, bytes) or len(data) < _LONG:
+        return folded
+    return _like(name, base, data)
+
+
+def _capital_id(vkey: str) -> str:
+    name, shown, key = vkey.split("+", 2)
+    assert shown != shown.upper()
+    return f"{name}+{shown.upper()}+{key}"
+
+
+def _collision() -> str:
+    """Return a policy with the first two of counted keys that have one id under one name."""
+    keys = [
+        suite.Ed25519Signer(suite_seed).public
+        for suite_seed in (sha256(f"collision {n}".encode()).digest() for n in (9_274, 98_500))
+    ]
+    lines = [
+        f"witness {name} {format_vkey('w.example', 0x04, key)}"
+        for name, key in zip("AB", keys, strict=True)
+    ]
+    return "\n".join([*lines, "quorum A", ""])
+
+
+def _cosigned_expect(scene: _Witnessed) -> Json:
+    return {
+        "origin": scene.checkpoint.origin, "size": 3, "root": scene.checkpoint.root.hex(),
+        "labels": ["BI.ed", "BI.mldsa", "CE.ed", "CE.mldsa"], "not_after": scene.TIMES["cedar"],
+    }  # fmt: skip
+
+
+def _noted(scene: _Witnessed, name: str, data: bytes, **rest: object) -> Json:
+    return _case(name, "cosigned.check", _like("note", scene.note, data),
+                 **{"policy": "policy", **rest})  # fmt: skip
+
+
+def _cosigned(scene: _Witnessed) -> list[Json]:
+    good, note = _cosigned_expect(scene), parse_note(scene.note)
+    strange = [
+        NoteSignature("else.example", note.signatures[2].key_id, bytes(72)),
+        NoteSignature(note.signatures[2].name, bytes(4), bytes(72)),
+    ]
+    turned = format_note(replace(note, signatures=note.signatures[::-1]))
+    return [
+        _noted(scene, "a checkpoint that two of three cosigned", scene.note, expect=good),
+        _noted(scene, "lines of unknown keys between", add_signatures(scene.note, strange),
+               expect=good),
+        _noted(scene, "the lines in another order", turned, expect=good),
+        _noted(scene, "where nobody is needed there is no time", scene.note, policy="nobody",
+               expect={**good, "not_after": None}),
+        _noted(scene, "nobody is needed and nobody cosigned", scene.signed, policy="nobody",
+               expect={**good, "labels": [], "not_after": None}),
+    ]  # fmt: skip
+
+
+def _cosigned_refused(scene: _Witnessed) -> list[Json]:
+    note = parse_note(scene.note)
+    lines = note.signatures
+
+    def having(*signatures: NoteSignature, text: str = note.text) -> bytes:
+        return format_note(Note(text, signatures))
+
+    other = replace(scene.checkpoint, size=4)
+    untimed = scene.cosign("cedar", 0)
+    later = (scene.TIMES["birch"] + 1).to_bytes(8, "big")
+    text = note.text
+    proof, signature, form = "bad-proof", "bad-signature", "bad-encoding"
+    refused = {
+        "no cosignature": (scene.signed, proof),
+        "one witness of two": (having(*lines[:4]), proof),
+        "a witness with its Ed25519 key only": (having(*lines[:5]), proof),
+        "a witness with its ML-DSA-44 key only": (having(*lines[:4], lines[5]), proof),
+        "an ML-DSA-44 cosignature of time 0": (having(*lines[:5], untimed[1]), proof),
+        "an Ed25519 cosignature of time 0": (having(*lines[:4], untimed[0], lines[5]), proof),
+        "without the log's Ed25519 signature": (having(*lines[1:]), signature),
+        "a bad signature of the log": (
+            scene.with_line(0, _flip(lines[0].signature, 9)), signature,
+        ),
+        "an edited Ed25519 cosignature": (
+            scene.with_line(2, _flip(lines[2].signature, 40)), signature,
+        ),
+        "an Ed25519 cosignature with another time": (
+            scene.with_line(2, later + lines[2].signature[8:]), signature,
+        ),
+        "an ML-DSA-44 cosignature with another time": (
+            scene.with_line(3, later + lines[3].signature[8:]), signature,
+        ),
+        "an Ed25519 cosignature of time 2^63": (
+            scene.with_line(2, (2**63).to_bytes(8, "big") + lines[2].signature[8:]), signature,
+        ),
+        "a cosignature cut short": (scene.with_line(2, lines[2].signature[:-1]), signature),
+        "a cosignature of another size": (
+            having(*lines[:4], scene.cosign("cedar", 9, other)[0], lines[5]), signature,
+        ),
+        "a cosignature of another size that nobody needs": (
+            having(*lines, scene.cosign("dogwood", 9, other)[0]), signature,
+        ),
+        "a cosignature twice": (having(*lines, lines[2]), form),
+        "another size": (having(*lines, text=text.replace("\n3\n", "\n4\n")), signature),
+        "a size with a leading zero": (
+            having(*lines, text=text.replace("\n3\n", "\n03\n")), form,
+        ),
+        "a size with a sign": (having(*lines, text=text.replace("\n3\n", "\n+3\n")), form),
+        "a line more": (having(*lines, text=text + "more\n"), form),
+        "Windows line ends in a cosigned note": (scene.note.replace(b"\n", b"\r\n"), form),
+        "a space behind a cosignature": (scene.note[:-1] + b" \n", form),
+        "a cosigned note without its last newline": (scene.note[:-1], form),
+    }  # fmt: skip
+    return [
+        *(_noted(scene, name, data, code=code) for name, (data, code) in refused.items()),
+        _noted(scene, "the log of another policy", scene.note, policy="plain", code=signature),
+        _noted(scene, "a bad cosignature where nobody is needed",
+               scene.with_line(2, _flip(lines[2].signature, 40)), policy="nobody", code=signature),
+    ]  # fmt: skip
+
+
+def _proved(scene: _Witnessed, name: str, data: bytes, **rest: object) -> Json:
+    base = format_tlog_proof(scene.proof)
+    return _case(name, "proof.verify", _like("proof", base, data),
+                 **{"policy": "policy", "entry": "entry", **rest})  # fmt: skip
+
+
+def _proofs(scene: _Witnessed) -> list[Json]:
+    good = {**_cosigned_expect(scene), "index": 1, "extra": None}
+    extra = replace(scene.proof, extra=b"hello")
+    last = TlogProof(None, 2, (merkle.node_hash(*map(merkle.leaf_hash, scene.entries[:2])),),
+                     scene.note)  # fmt: skip
+    return [
+        _proved(scene, "a proof file", format_tlog_proof(scene.proof), expect=good),
+        _proved(scene, "a proof file with extra data", format_tlog_proof(extra),
+                expect={**good, "extra": b"hello".hex()}),
+        _proved(scene, "a proof file for the last entry", format_tlog_proof(last),
+                entry="other_entry", expect={**good, "index": 2}),
+    ]  # fmt: skip
+
+
+def _proofs_refused(scene: _Witnessed) -> list[Json]:
+    whole, proof = format_tlog_proof(scene.proof), scene.proof
+    head, _, note = whole.partition(b"\n\n")
+    version, index, first, second = head.decode().split("\n")
+
+    def lines(*each: str) -> bytes:
+        return "\n".join([*each, "", ""]).encode() + note
+
+    form, over = "bad-encoding", "over-limit"
+    sole = parse_note(note).signatures[:1]  # Ed25519, so that each run makes the same bytes
+    large = TlogProof(
+        bytes(limits.MAX_PROOF_EXTRA + 1),
+        1,
+        proof.hashes,
+        format_note(replace(parse_note(note), signatures=sole)),
+    )
+    changed: dict[str, tuple[bytes, str]] = {
+        "another index": (format_tlog_proof(replace(proof, index=0)), "bad-proof"),
+        "an index beyond the log": (format_tlog_proof(replace(proof, index=3)), "bad-proof"),
+        "a hash too few": (lines(version, index, first), "bad-proof"),
+        "a hash too many": (lines(version, index, first, second, second), "bad-proof"),
+        "the hashes exchanged": (lines(version, index, second, first), "bad-proof"),
+        "a checkpoint that too few cosigned": (
+            format_tlog_proof(replace(proof, checkpoint=scene.signed)), "bad-proof",
+        ),
+        "a checkpoint with an edited time": (
+            whole.replace(note, scene.with_line(2, b"\0" * 7 + b"\1" +
+                          parse_note(note).signatures[2].signature[8:])), "bad-signature",
+        ),
+        "no checkpoint": (head + b"\n\n", form),
+        "an empty line too many": (head + b"\n\n\n" + note, form),
+        "no empty line": (head + b"\n" + note, form),
+        "Windows line ends in the head": (head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + note, form),
+        "a proof file without its last newline": (whole[:-1], form),
+        "another version": (whole.replace(b"@v1", b"@v2"), form),
+        "no index": (lines(version, first, second), form),
+        "two indexes": (lines(version, index, index, first, second), form),
+        "an index with a leading zero": (lines(version, "index 01", first, second), form),
+        "an index with a sign": (lines(version, "index +1", first, second), form),
+        "an index with a space": (lines(version, "index  1", first, second), form),
+        "an index with an underscore": (lines(version, "index 1_0", first, second), form),
+        "an index of 2^48": (lines(version, f"index {2**48}", first, second), form),
+        "extra data behind the index": (lines(version, index, "extra aGk=", first, second), form),
+        "extra data of nothing": (lines(version, "extra ", index, first, second), form),
+        "extra data without padding": (lines(version, "extra aGk", index, first, second), form),
+        "extra data that is not canonical": (
+            lines(version, "extra aGl=", index, first, second), form,
+        ),
+        "a hash without padding": (lines(version, index, first[:-1], second), form),
+        "a hash of 31 bytes": (lines(version, index, "A" * 40 + "AA==", second), form),
+        "a hash with a space behind it": (lines(version, index, f"{first} ", second), form),
+        "65 hashes": (lines(version, index, *[first] * 65), over),
+    }  # fmt: skip
+    return [
+        *(_proved(scene, name, data, code=code) for name, (data, code) in changed.items()),
+        _case("65537 bytes of extra data", "proof.verify", _folded(format_tlog_proof(large)),
+              policy="policy", entry="entry", code=over),
+        _proved(scene, "another entry", whole, entry="other_entry", code="bad-proof"),
+        _proved(scene, "a proof under the policy of another log", whole, policy="plain",
+                code="bad-signature"),
+    ]  # fmt: skip
+
+
+# --- witnesses, consistency and evidence of a rewritten log ------------------------------------
+def witness_file() -> Json:
+    """Return the vectors of sections 13.8 to 13.10."""
+    scene = logs.Scene()
+    given = scene.given()
+    shown, bad = logs.consistencies(scene)
+    return {
+        "about": "Requests to a witness of the log of alder, what it answers, proofs that alder "
+        "gives of its log, and evidence that it was rewritten. `older_log` has the name of `log` "
+        "and other keys; `other_log` another name. Other fields as in statement.json.",
+        "section": "13",
+        "randomised": list(logs.RANDOMISED),
+        "given": given,
+        "cases": [
+            *(_case(name, "witness.decide", _from(given, each.given, each.body),
+                    logs=each.logs,
+                    seen=None if each.seen is None else [each.seen[0], each.seen[1].hex()],
+                    expect={"status": each.status, "size": each.size, "conflict": each.conflict})
+              for name, each in logs.asked(scene).items()),
+            *(_case(each["name"], "consistency.roots", each["payload"], head=each["head"],
+                    expect={"roots": each["roots"]}) for each in shown),
+            *(_case(name, "consistency.roots", _plain_input(data), head=scene.true.root(7).hex(),
+                    code=code) for name, (data, code) in bad.items()),
+            *(_case(name, "logfork.verify", _from(given, base, data), logs=against,
+                    expect={**expect, "digest": suite.digest("log-fork", data).hex()})
+              for name, (base, data, against, expect) in logs.forks(scene).items()),
+            *(_case(name, "logfork.verify", _from(given, "fork", data), logs=against, code=code)
+              for name, (data, against, code) in logs.forks_refused(scene).items()),
+            *(_case(name, "logfork.verify", _folded(data), logs=["log"], code=code)
+              for name, (data, code) in logs.forks_too_long().items()),
+        ],
+    }  # fmt: skip
+
+
+def _plain_input(data: bytes | Json) -> bytes:
+    assert isinstance(data, bytes)
+    return data
+
+
+def _from(given: Json, name: str, data: bytes) -> Json:
+    return _like(name, bytes.fromhex(given[name]), data)
+
+
 # --- files -----------------------------------------------------------------------------------
 FILES: Final[dict[str, Callable[[], Json]]] = {
     "canonical": canonical_file,
@@ -2354,6 +2937,8 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "blob": blob_file,
     "fingerprint": fingerprint_file,
     "keystore": keystore_file,
+    "policy": policy_file,
+    "witness": witness_file,
 }
 
 

@@ -41,7 +41,7 @@ Check: TypeAlias = Callable[[Value], Value]
 FOLDER: Final = Path(__file__).parent
 FILES: Final = (
     "canonical", "statement", "card", "envelope", "streams", "frames", "receipt", "blob",
-    "fingerprint", "keystore",
+    "fingerprint", "keystore", "policy", "witness",
 )  # fmt: skip
 ZERO: Final = bytes(32)
 P: Final = 2**255 - 19
@@ -856,15 +856,56 @@ def _runs(value: Value) -> Value:
     return found
 
 
+def _first_version(value: Value) -> Value:
+    need(uint()(value) == 1, "unsupported-version")
+    return value
+
+
+def _fault(value: Value) -> Value:
+    need(text(64)(value) in {"cannot-open", "wrong-key"})
+    return value
+
+
+def _inner(most: int, *checks: Check) -> Check:
+    """enc(array(n)) of at most so many bytes, a version first (12.11)."""
+
+    def check(value: Value) -> Value:
+        row(_first_version, *checks)(read(upto(most)(value), most))
+        return value
+
+    return check
+
+
+_notice: Final = _inner(256, bin32, bin32, uint(0, 511), bin32, _fault, uint())
+_new_slot: Final = _inner(
+    2_048, bin32, bin32, uint(0, 511), bin32, bin32, bin32, fixed(1_168), uint()
+)
 _RECEIPT: Final = row(bin32, uint(0, 2**48), upto(256), many(0, 64, bin32))
+size_of_log: Final = uint(1, 2**48)
+_proven: Final = row(size_of_log, many(0, 64, bin32))
+
+
+def _heads(value: Value) -> Value:
+    found = many(1, 256, row(bin32, size_of_log, bin32))(value)
+    _ascending([node for node, _, _ in found])
+    return found
+
+
+def _before(frame: Json) -> None:
+    """The sizes in a want_consistency or consistency frame ascend, up to its own size."""
+    olds = frame["olds"] if "olds" in frame else [old for old, _ in frame["items"]]
+    need(all(old <= frame["size"] for old in olds))
+    _ascending(olds)
+
+
 _FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
     1: ("hello", {"versions": many(1, 16, uint(0, 255)), "network": bin32, "node_id": bin32,
-                  "nonce": bin32, "chain_n": uint(0, 512), "chain_head": bin32}),
+                  "nonce": bin32, "chain_n": uint(0, 511), "chain_head": bin32}),
     2: ("proof", {"ed25519": bin64, "mldsa65": fixed(3_309)}),
-    3: ("want_statements", {"node_id": bin32, "first": uint(0, 512)}),
+    3: ("want_statements", {"node_id": bin32, "first": uint(0, 511)}),
     4: ("statements", {"node_id": bin32, "wires": many(1, 64, upto(49_152))}),
     5: ("deliver", {"wires": many(1, 256, upto(524_288))}),
-    6: ("receipts", {"recipient": bin32, "checkpoint": upto(65_536),
+    6: ("receipts", {"recipient": bin32, "checkpoint": upto(16_384),
                      "items": many(1, 256, _RECEIPT)}),
     7: ("refuse", {"items": many(1, 256, row(bin32, _code, uint(0, 7_776_000_000)))}),
     8: ("bye", {"code": _code}),
@@ -876,11 +917,23 @@ _FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
                   "ranges": _want}),
     14: ("want_receipts", {"ids": many(1, 256, bin32)}),
     15: ("forked", {"proof": upto(3_072)}),
-    16: ("runs", {"recipient": bin32, "checkpoint": upto(65_536), "runs": _runs}),
+    16: ("runs", {"recipient": bin32, "checkpoint": upto(16_384), "runs": _runs}),
     17: ("want_blob", {"blob_id": bin32, "first": uint(0, 16_383), "count": uint(1, 16)}),
     18: ("blob", {"blob_id": bin32, "index": uint(0, 16_383), "data": upto(65_552),
                   "proof": many(0, 14, bin32)}),
     19: ("no_blob", {"blob_id": bin32}),
+    20: ("unopened", {"notice": _notice, "signature": bin64}),
+    21: ("sealed_again", {"slot": _new_slot, "signature": bin64}),
+    24: ("cosign", {"request": upto(200_704)}),
+    25: ("cosigned", {"status": uint(200, 599), "body": maybe(upto(16_384))}),
+    26: ("heads", {"items": _heads}),
+    27: ("want_head", {"node_id": bin32, "size": size_of_log}),
+    28: ("head", {"node_id": bin32, "note": maybe(upto(16_384))}),
+    29: ("want_consistency", {"size": size_of_log, "olds": many(1, 64, size_of_log)}),
+    30: ("consistency", {"size": size_of_log, "items": many(0, 64, _proven)}),
+    31: ("log_forked", {"node_id": bin32, "proof": upto(397_312)}),
+    32: ("want_log", {"path": text(128)}),
+    33: ("log_part", {"path": text(128), "body": maybe(upto(196_608))}),
 }  # fmt: skip
 
 
@@ -892,7 +945,10 @@ def read_frame(payload: bytes) -> Json:
     need(number in _FRAMES, "bad-frame")
     name, checks = _FRAMES[number]
     fields = row(*checks.values())(value[1:])
-    return {"type": name, **dict(zip(checks, fields, strict=True))}
+    frame = {"type": name, **dict(zip(checks, fields, strict=True))}
+    if name in {"want_consistency", "consistency"}:
+        _before(frame)
+    return frame
 
 
 def transcript(dialer: bytes, acceptor: bytes, dialer_der: bytes, acceptor_der: bytes) -> bytes:
@@ -968,7 +1024,7 @@ class Dialer:
 
 
 # --- 13: the log and receipts ----------------------------------------------------------------
-_ENTRY: Final = row(uint(1, 1), uint(1, 10), bin32, bin32, fixed(16))
+_ENTRY: Final = row(uint(1, 1), uint(1, 11), bin32, bin32, fixed(16))
 
 
 def read_entry(data: bytes) -> Json:
@@ -986,9 +1042,12 @@ def _base64(shown: str) -> bytes:
     return data
 
 
-def read_note(data: bytes) -> tuple[str, dict[tuple[str, bytes], bytes]]:
-    """Return text and signatures of a signed note (13.3)."""
-    need(len(data) <= 65_536, "over-limit")
+Lines: TypeAlias = list[tuple[str, bytes, bytes]]
+
+
+def read_note(data: bytes) -> tuple[str, Lines]:
+    """Return text and signature lines of a signed note: name, key id, signature (13.3)."""
+    need(len(data) <= 196_608, "over-limit")
     try:
         whole = data.decode()
     except UnicodeDecodeError:
@@ -997,16 +1056,23 @@ def read_note(data: bytes) -> tuple[str, dict[tuple[str, bytes], bytes]]:
     body, found, tail = whole.rpartition("\n\n")
     need(found and body and tail.endswith("\n"))
     lines = tail[:-1].split("\n")
-    need(len(lines) <= 16, "over-limit")
-    signatures: dict[tuple[str, bytes], bytes] = {}
+    need(len(lines) <= 64, "over-limit")
+    signatures: Lines = []
     for line in lines:
         match = re.fullmatch("\u2014 ([^ ]+) ([^ ]+)", line)
         if match is None:
             raise Refused("bad-encoding")
         name, signature = _key_name(match[1]), _base64(match[2])
-        need(len(signature) > 4 and (name, signature[:4]) not in signatures)
-        signatures[name, signature[:4]] = signature[4:]
+        need(len(signature) > 4)
+        signatures.append((name, signature[:4], signature[4:]))
     return body + "\n", signatures
+
+
+def line_of(lines: Lines, name: str, kind: int, key: bytes) -> bytes | None:
+    """Return the signature of a known key, which signs once (13.3)."""
+    found = [line for by, made, line in lines if (by, made) == (name, key_id(name, kind, key))]
+    need(len(found) <= 1)
+    return found[0] if found else None
 
 
 def key_id(name: str, kind: int, key: bytes) -> bytes:
@@ -1018,27 +1084,14 @@ def read_checkpoint(data: bytes, log: list[Value]) -> Json:
     """Verify a checkpoint under the keys of its log (13.4)."""
     name, ed_key, ml_key = log
     body, signatures = read_note(data)
-    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]*)\n([^\n]+)\n", body)
-    if match is None:
-        raise Refused("bad-encoding")
-    origin, size, root = _key_name(match[1]), int(match[2]), _base64(match[3])
-    need(size <= 2**48 and len(root) == 32)
+    origin, size, root = _read_body(body)
     need(origin == name, "bad-signature")
-    first = signatures.get((name, key_id(name, 1, ed_key)))
-    second = signatures.get((name, key_id(name, 6, ml_key)))
+    first, second = line_of(signatures, name, 1, ed_key), line_of(signatures, name, 6, ml_key)
     if first is None or second is None:
         raise Refused("bad-signature")
-    need(len(first) == 64, "bad-signature")
-    verify_raw(ed_key, body.encode(), first)
+    _verify_line(1, ed_key, first, name, body)
+    _verify_line(6, ml_key, second, name, body)
     time = int.from_bytes(second[:8], "big")
-    need(time < 2**63, "bad-signature")
-    raw = name.encode()
-    named = bytes([len(raw)]) + raw
-    message = b"subtree/v1\n\0" + named + second[:8] + named + bytes(8) + size.to_bytes(8, "big")
-    try:
-        MLDSA44PublicKey.from_public_bytes(ml_key).verify(second[8:], message + root)
-    except InvalidSignature:
-        raise Refused("bad-signature") from None
     return {"origin": origin, "size": size, "root": root, "time": time, "text": body}
 
 
@@ -1067,7 +1120,7 @@ def verify_receipts(frame: Json, log: list[Value]) -> Json:
             entry = read_entry(data)
         except Refused:
             raise Refused("bad-receipt") from None
-        need(entry["subject"] == envelope_id and entry["kind"] in {1, 3}, "bad-receipt")
+        need(entry["subject"] == envelope_id and entry["kind"] in {1, 3, 11}, "bad-receipt")
         leaf = hashlib.sha256(b"\0" + data).digest()
         check_inclusion(index, checkpoint["size"], leaf, proof, checkpoint["root"])
         items.append([envelope_id, index, entry["kind"]])
@@ -1152,6 +1205,331 @@ def verify_runs(frame: Json, log: list[Value]) -> tuple[Json, list[Json]]:
             })  # fmt: skip
     shown = [[each["envelope_id"], each["index"], each["kind"]] for each in made]
     return {**checkpoint, "recipient": frame["recipient"], "items": shown}, made
+
+
+# --- 13.7: policies, cosigned checkpoints and proof files -------------------------------------
+def read_policy(data: bytes) -> Json:
+    """Return a policy: its lines, where keys are (name, type, key, address)."""
+    try:
+        return _read_policy(data)
+    except (Refused, UnicodeDecodeError):
+        raise Refused("bad-policy") from None
+
+
+def _read_policy(data: bytes) -> Json:
+    need(len(data) <= MIB and data.endswith(b"\n") and data.count(b"\n") <= 1_024)
+    need(all(byte in {9, 10} or (byte >= 32 and byte != 127) for byte in data))
+    made: Json = {"logs": [], "witnesses": {}, "groups": {}, "quorum": None}
+    quorums, used, ids = 0, set[str](), set[tuple[str, bytes]]()
+    for line in data[:-1].split(b"\n"):
+        need(len(line) <= 8_192)
+        words = [word for word in line.decode().replace("\t", " ").split(" ") if word]
+        if not words or words[0][0] == "#":
+            continue
+        need(b"#" not in line)
+        kind, label = words[0], words[1] if len(words) > 1 else ""
+        if kind == "log":
+            need(2 <= len(words) <= 3)
+            made["logs"].append(_policy_key(words[1:], {1, 6}, made["logs"], ids))
+        elif kind == "witness":
+            need(3 <= len(words) <= 4)
+            _fresh(label, made)
+            others = made["witnesses"].values()
+            made["witnesses"][label] = _policy_key(words[2:], {4, 6}, others, ids)
+        elif kind == "group":
+            need(len(words) >= 4)
+            _fresh(label, made)
+            members = words[3:]
+            for member in members:
+                need(member in {**made["witnesses"], **made["groups"]} and member not in used)
+                used.add(member)
+            made["groups"][label] = (_threshold(words[2], len(members)), members)
+        else:
+            need(kind == "quorum" and len(words) == 2)
+            quorums += 1
+            need(label in {**made["witnesses"], **made["groups"], "none": 0})
+            made["quorum"] = None if label == "none" else label
+    need(quorums == 1)
+    return made
+
+
+def _fresh(label: str, made: Json) -> None:
+    need(label != "none" and len(label) <= 256)
+    need(label not in made["witnesses"] and label not in made["groups"])
+
+
+def _threshold(word: str, members: int) -> int:
+    if word in {"all", "any"}:
+        return members if word == "all" else 1
+    need(re.fullmatch("[1-9][0-9]{0,4}", word) and int(word) <= members)
+    return int(word)
+
+
+def _policy_key(
+    words: list[str], kinds: set[int], others: Value, ids: set[tuple[str, bytes]]
+) -> tuple[str, int, bytes, str]:
+    parts = words[0].split("+", 2)
+    need(len(parts) == 3)
+    name, raw = _key_name(parts[0]), _base64(parts[2])
+    need(raw and raw[0] in kinds)
+    kind, key = raw[0], raw[1:]
+    if kind == 6:
+        need(len(key) == 1_312)
+    else:
+        ed25519(key)
+    made = key_id(name, kind, key)
+    need(made.hex() == parts[1] and (name, made) not in ids)
+    need(all(key != other[2] for other in others))
+    ids.add((name, made))
+    return name, kind, key, words[1] if len(words) > 1 else ""
+
+
+def quorum_met(policy: Json, labels: list[str]) -> bool:
+    """Say whether witness lines with these labels meet the quorum of a policy."""
+    met = {label for label in labels if label in policy["witnesses"]}
+    for label, (k, members) in policy["groups"].items():
+        if len(met & set(members)) >= k:
+            met.add(label)
+    return policy["quorum"] is None or policy["quorum"] in met
+
+
+def check_cosigned(data: bytes, policy: Json) -> Json:
+    """Verify a checkpoint with its cosignatures against a policy."""
+    body, signatures = read_note(data)
+    origin, size, root = _read_body(body)
+    signed = 0
+    for name, kind, key, _ in policy["logs"]:
+        line = line_of(signatures, name, kind, key) if name == origin else None
+        if line is not None:
+            _verify_line(kind, key, line, name, body)
+            signed += 1
+    need(signed, "bad-signature")
+    times: dict[str, int] = {}
+    for label, (name, kind, key, _) in policy["witnesses"].items():
+        line = line_of(signatures, name, kind, key)
+        if line is not None:
+            _verify_line(kind, key, line, name, body)
+            times[label] = int.from_bytes(line[:8], "big")
+    times = {label: time for label, time in times.items() if time}
+    need(quorum_met(policy, list(times)), "bad-proof")
+    enough = [
+        time
+        for time in times.values()
+        if quorum_met(policy, [label for label, other in times.items() if other <= time])
+    ]
+    return {
+        "origin": origin, "size": size, "root": root, "labels": sorted(times),
+        "not_after": None if policy["quorum"] is None else min(enough),
+    }  # fmt: skip
+
+
+def _verify_line(kind: int, key: bytes, line: bytes, name: str, body: str) -> None:
+    if kind == 1:
+        need(len(line) == 64, "bad-signature")
+        verify_raw(key, body.encode(), line)
+        return
+    need(len(line) == (72 if kind == 4 else 2_428), "bad-signature")
+    time = int.from_bytes(line[:8], "big")
+    need(time < 2**63, "bad-signature")
+    if kind == 4:
+        verify_raw(key, f"cosignature/v1\ntime {time}\n{body}".encode(), line[8:])
+        return
+    origin, size, root = _read_body(body)
+    named, of = name.encode(), origin.encode()
+    message = b"subtree/v1\n\0" + bytes([len(named)]) + named + line[:8]
+    message += bytes([len(of)]) + of + bytes(8) + size.to_bytes(8, "big") + root
+    try:
+        MLDSA44PublicKey.from_public_bytes(key).verify(line[8:], message)
+    except InvalidSignature:
+        raise Refused("bad-signature") from None
+
+
+def _read_body(body: str) -> tuple[str, int, bytes]:
+    match = re.fullmatch(r"([^\n]+)\n(0|[1-9][0-9]*)\n([^\n]+)\n", body)
+    if match is None:
+        raise Refused("bad-encoding")
+    origin, size, root = _key_name(match[1]), int(match[2]), _base64(match[3])
+    need(size <= 2**48 and len(root) == 32)
+    return origin, size, root
+
+
+def verify_proof_file(data: bytes, entry: bytes, policy: Json) -> Json:
+    """Verify that an entry is in a log, by a proof file."""
+    head, found, note = data.partition(b"\n\n")
+    need(found and head.isascii())
+    lines = head.decode().split("\n")
+    need(lines.pop(0) == "c2sp.org/tlog-proof@v1")
+    extra = None
+    if lines and lines[0].startswith("extra "):
+        extra = _base64(lines.pop(0)[6:])
+        need(extra)
+        need(len(extra) <= 65_536, "over-limit")
+    match = re.fullmatch("index (0|[1-9][0-9]{0,15})", lines.pop(0) if lines else "")
+    if match is None:
+        raise Refused("bad-encoding")
+    index = int(match[1])
+    need(index < 2**48)
+    need(len(lines) <= 64, "over-limit")
+    hashes = [_base64(line) for line in lines]
+    need(all(len(each) == 32 for each in hashes))
+    made = check_cosigned(note, policy)
+    leaf = hashlib.sha256(b"\0" + entry).digest()
+    check_inclusion(index, made["size"], leaf, hashes, made["root"])
+    return {**made, "index": index, "extra": extra}
+
+
+# --- 13.8 to 13.10: witnesses, consistency, evidence of a rewritten log ------------------------
+def prefix_roots(old: int, new: int, path: list[bytes]) -> tuple[bytes, bytes]:
+    """Return the roots of both sizes that a path computes; it begins inside the old tree (13.8)."""
+    need(0 < old < new and path, "bad-proof")
+    fn, sn = old - 1, new - 1
+    while fn % 2:
+        fn, sn = fn // 2, sn // 2
+    fr = sr = path[0]
+    for c in path[1:]:
+        need(sn, "bad-proof")
+        if fn % 2 or fn == sn:
+            fr, sr = (hashlib.sha256(b"\1" + c + r).digest() for r in (fr, sr))
+            while fn % 2 == 0 and fn:
+                fn, sn = fn // 2, sn // 2
+        else:
+            sr = hashlib.sha256(b"\1" + sr + c).digest()
+        fn, sn = fn // 2, sn // 2
+    need(sn == 0, "bad-proof")
+    return fr, sr
+
+
+EMPTY: Final = hashlib.sha256(b"").digest()
+
+
+def check_consistency(old: tuple[int, bytes], new: tuple[int, bytes], proof: list[bytes]) -> None:
+    """Verify that one tree, of a size and root, extends another (RFC 9162 section 2.1.4.2)."""
+    if old[0] in {0, new[0]}:
+        need(not proof and (old[0] or old[1] == EMPTY), "bad-proof")
+        need(old[0] != new[0] or old == new, "bad-proof")
+        return
+    path = [old[1], *proof] if old[0] & (old[0] - 1) == 0 else proof
+    need(prefix_roots(old[0], new[0], path) == (old[1], new[1]), "bad-proof")
+
+
+def signed_by(lines: Lines, body: str, logs: list[list[Value]]) -> bool:
+    """Whether one of some logs of this origin signed with both keys; a bad signature is refused."""
+    origin, signed = _read_body(body)[0], False
+    for name, ed_key, ml_key in logs:
+        if name == origin:
+            found = [line_of(lines, name, kind, key) for kind, key in ((1, ed_key), (6, ml_key))]
+            for kind, key, line in zip((1, 6), (ed_key, ml_key), found, strict=True):
+                if line is not None:
+                    _verify_line(kind, key, line, name, body)
+            signed = signed or None not in found
+    return signed
+
+
+def read_log_fork(data: bytes) -> Json:
+    """Return evidence that a log contradicts itself, its signatures unverified (13.10)."""
+    first, second, path = row(upto(196_608), upto(196_608), many(0, 64, bin32))(read(data, 397_312))
+    heads = []
+    for note in (first, second):
+        body, lines = read_note(note)
+        origin, size, root = _read_body(body)
+        need(all(name == origin for name, _, _ in lines))
+        heads.append((origin, size, root, body, lines))
+    (one, old, before, *_), (other, new, after, *_) = heads
+    need(one == other and (old, before) < (new, after), "bad-proof")
+    if old in {0, new}:
+        need(not path and (old == new or before != EMPTY), "bad-proof")
+    else:
+        found, led = prefix_roots(old, new, path)
+        need(led == after and found != before, "bad-proof")
+    return {"origin": one, "sizes": [old, new], "heads": heads, "digest": h("log-fork", data)}
+
+
+def verify_log_fork(data: bytes, logs: list[list[Value]]) -> Json:
+    """Verify that a log of *logs* signed both heads of evidence (13.10)."""
+    fork = read_log_fork(data)
+    for *_, body, lines in fork.pop("heads"):
+        need(signed_by(lines, body, logs), "bad-signature")
+    return fork
+
+
+def read_request(data: bytes) -> tuple[int, list[bytes], bytes]:
+    """Return old size, proof and note of a request to a witness (13.9)."""
+    need(len(data) <= 200_704)
+    head, found, note = data.partition(b"\n\n")
+    need(found and note and not note.startswith(b"\n") and head.isascii())
+    first, *hashes = head.decode().split("\n")
+    match = re.fullmatch("old (0|[1-9][0-9]{0,15})", first)
+    need(match and len(hashes) <= 63)
+    proof = [_base64(each) for each in hashes]
+    need(all(len(each) == 32 for each in proof))
+    return int(first[4:]), proof, note
+
+
+def decide(data: bytes, logs: list[list[Value]], seen: tuple[int, bytes] | None) -> Json:
+    """Return what a witness that cosigned *seen* answers to a request (13.9)."""
+
+    def answer(status: int, size: int | None = None, conflict: bool = False) -> Json:
+        return {"status": status, "size": size, "conflict": conflict}
+
+    try:
+        old, proof, note = read_request(data)
+        body, lines = read_note(note)
+        origin, size, root = _read_body(body)
+    except Refused:
+        return answer(400)
+    if not any(name == origin for name, _, _ in logs):
+        return answer(404)
+    try:
+        need(signed_by(lines, body, logs))
+    except Refused:
+        return answer(403)
+    last = seen or (0, EMPTY)
+    conflict = seen is not None and _contradicts(old, proof, (size, root), seen)
+    if old > size:
+        return answer(400, conflict=conflict)
+    if old != last[0]:
+        return answer(409, last[0], conflict)
+    try:
+        check_consistency(last, (size, root), proof)
+    except Refused:
+        return answer(422, conflict=conflict)
+    return answer(200)
+
+
+def _contradicts(
+    old: int, proof: list[bytes], new: tuple[int, bytes], seen: tuple[int, bytes]
+) -> bool:
+    if new[0] == seen[0]:
+        return new[1] != seen[1]
+    if old != seen[0]:
+        return False
+    try:
+        found, led = prefix_roots(seen[0], new[0], proof)
+    except Refused:
+        return False
+    return led == new[1] and found != seen[1]
+
+
+# --- 13.8: what a log keeps of acts ------------------------------------------------------------
+def read_access(data: bytes) -> Json:
+    """Return an act of reading or giving away, and the subject of its entry."""
+    what, ids, who, at, note = row(
+        text(), many(0, 64, bin32), text(), uint(),
+        lambda value: value if value == "" else text(1_076)(value),
+    )(read(data, 8_192))  # fmt: skip
+    need(re.fullmatch("[a-z][a-z-]{0,31}", what))
+    subject = h("access-act", data)
+    return {"what": what, "ids": ids, "who": who, "at": at, "note": note, "subject": subject}
+
+
+def read_erasure(data: bytes) -> Json:
+    """Return an act of erasing."""
+    names = ("incident_id", "ref", "revision", "layers", "reason", "by", "who", "at")
+    found = row(text(), text(), uint(1), text(), text(), text(), text(), uint())(read(data, 4_096))
+    need(found[3] in {"face", "annex", "face annex"})
+    reasons = {"legal_order", "personal_data_erasure", "retention", "entered_in_error"}
+    need(found[4] in reasons)
+    return dict(zip(names, found, strict=True))
 
 
 # --- 12.10: attachments ----------------------------------------------------------------------
@@ -1470,11 +1848,65 @@ def _keystore(case: Case) -> Json:
     return {"secrets": open_keystore(case.data, case.case["passphrase"])}
 
 
+def _policy(case: Case) -> Json:
+    policy = read_policy(case.data)
+    asked = case.case["cosigned"] if "expect" in case.case else []
+    return {
+        "logs": [
+            [name, kind, key_id(name, kind, key), url] for name, kind, key, url in policy["logs"]
+        ],
+        "witnesses": [
+            [label, name, kind, key_id(name, kind, key), url]
+            for label, (name, kind, key, url) in policy["witnesses"].items()
+        ],
+        "groups": [[label, k, members] for label, (k, members) in policy["groups"].items()],
+        "quorum": policy["quorum"],
+        "satisfied": [quorum_met(policy, labels) for labels in asked],
+    }
+
+
+def _cosigned(case: Case) -> Json:
+    return check_cosigned(case.data, read_policy(case.given(case.case["policy"])))
+
+
+def _proof(case: Case) -> Json:
+    policy, entry = read_policy(case.given(case.case["policy"])), case.given(case.case["entry"])
+    return verify_proof_file(case.data, entry, policy)
+
+
+def _named(case: Case) -> list[list[Value]]:
+    shown = [case.vectors["given"][name] for name in case.case["logs"]]
+    return [[name, *map(bytes.fromhex, keys)] for name, *keys in shown]
+
+
+def _witness(case: Case) -> Json:
+    seen = case.case["seen"]
+    return decide(
+        case.data, _named(case), None if seen is None else (seen[0], bytes.fromhex(seen[1]))
+    )
+
+
+def _consistency(case: Case) -> Json:
+    frame, roots = read_frame(case.data), []
+    for old, path in frame["items"]:
+        before, after = prefix_roots(old, frame["size"], path)
+        need(after.hex() == case.case["head"], "bad-proof")
+        roots.append([old, before])
+    return {"roots": roots}
+
+
+def _act(case: Case) -> Json:
+    return read_access(case.data) if case.op == "access.parse" else read_erasure(case.data)
+
+
 _READERS: Final[dict[str, Callable[[Case], Json]]] = {
     "canonical": _canonical, "statement": _statement, "chain": _statement, "bundle": _bundle,
     "armor": _bundle, "envelope": _envelope, "fork": _fork, "frontier": _frontier,
     "frame": _frame, "link": _link, "receipt": _log, "runs": _log, "blob": _blob,
     "entry": _log, "fingerprint": _people, "safety": _people, "keystore": _keystore,
+    "policy": _policy, "cosigned": _cosigned, "proof": _proof, "witness": _witness,
+    "consistency": _consistency, "access": _act, "erasure": _act,
+    "logfork": lambda case: verify_log_fork(case.data, _named(case)),
 }  # fmt: skip
 
 

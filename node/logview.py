@@ -1,0 +1,229 @@
+"""How logs stand, for people and programs: ours with its witnesses, and those of peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from keys.trust import Peer
+from node.audit import Audit, Reader
+from node.clock import Clock, rfc3339
+from node.core import Core
+from node.words import counted
+from protocol.errors import ConflictError, NotFoundError, RequestError
+from protocol.log_fork import parse_log_fork
+
+_UNWITNESSED_MS: Final = 15 * 60_000
+_UNPROVEN_MS: Final = 60 * 60_000
+Row = dict[str, Any]
+Notice = tuple[str, str, str]
+
+
+class LogView:
+    """What is shown of logs, over a Core; audits over the links of a running node."""
+
+    def __init__(
+        self,
+        core: Core,
+        *,
+        clock: Clock,
+        name: Callable[[bytes], str],
+        read: Reader | None,
+        stop_reading: Callable[[bytes], None] = lambda peer: None,
+        linked: Callable[[], frozenset[bytes]] = frozenset,
+        started: int = 0,
+    ) -> None:
+        """Show *core*; *read* asks peers for resources of their logs, if the node runs."""
+        self._core, self._clock, self._name = core, clock, name
+        self._read, self._stop, self._linked = read, stop_reading, linked
+        self._started = started or clock.now()
+        self._audits: dict[bytes, Audit] = {}
+
+    # --- our log -----------------------------------------------------------------------------
+    def standing(self) -> Row:
+        """Return how our log stands with its witnesses, and what is wrong with logs of peers."""
+        standing = self._core.cosigning.standing()
+        return {
+            "origin": self._core.log.origin,
+            "size": self._core.log.size,
+            "signed": self._core.log.signed_size,
+            "cosigned": standing.size,
+            "cosigned_at": None if standing.not_after is None else _time(standing.not_after),
+            "needed": standing.needed,
+            "witnesses": list(standing.witnesses),
+            "cosigned_by": list(standing.cosigned),
+            "missing": list(standing.missing),
+            "contradictions": [self._name(node_id) for node_id in self._core.witness.forks()],
+            "unproven": {
+                self._name(node_id): count
+                for node_id, (count, _) in sorted(self._core.witness.waiting().items())
+            },
+        }
+
+    def bracket(self, index: int, anchor: Any) -> Row:  # noqa: ANN401  protocol.envelope.Anchor
+        """Return between which times an envelope was made, as far as witnesses show it.
+
+        Args:
+            index: of its log entry here.
+            anchor: the head that its author named in it, or None.
+        """
+        after = self._core.cosigning.bracket(index)
+        row: Row = {
+            "not_before": None,
+            "anchor": None,
+            "not_after": None if after is None else _time(after.not_after),
+            "cosigned_size": None if after is None else after.size,
+        }
+        if anchor is not None:
+            own = anchor.origin == self._core.log.origin
+            at = self._core.cosigning.time_of(anchor.size, anchor.root) if own else None
+            peer = self._core.witness.owner_of(anchor.origin)
+            owner = self._core.node_id if own else None if peer is None else peer.node_id
+            row["anchor"] = {
+                "origin": anchor.origin,
+                "size": anchor.size,
+                "owner": None if owner is None else self._name(owner),
+            }
+            row["not_before"] = None if at is None else _time(at)
+        return row
+
+    # --- notices -----------------------------------------------------------------------------
+    def notices(self) -> Iterator[Notice]:
+        """Yield what needs a person: code, plain words, and what to do."""
+        for node_id in self._core.witness.forks():
+            if node_id == self._core.node_id:
+                yield (
+                    "own-log-fork",
+                    "the log of this node contradicts itself: a peer holds the proof",
+                    "if an old copy was put back, begin a new log: picket log reopen; "
+                    "if not, somebody has its keys",
+                )
+                continue
+            name = self._name(node_id)
+            yield (
+                "log-fork",
+                f"the log of {name} contradicts itself: it was rewritten, or it shows different "
+                "logs to different nodes",
+                f"believe no receipt of {name} before you know why: call {name}. "
+                f"The proof: picket log fork {_quoted(name)}",
+            )
+        yield from self._reopened()
+        yield from self._unproven()
+        yield from self._unwitnessed()
+
+    def _reopened(self) -> Iterator[Notice]:
+        for row in self._core.store.rows("SELECT node_id, origin, size FROM witnessed"):
+            peer = self._core.trust.peers.get(row["node_id"])
+            if peer is not None and peer.card.log.name != row["origin"]:
+                yield (
+                    "log-reopened",
+                    f"{peer.name} began a new log; its old one was seen with "
+                    f"{counted(row['size'], 'entry')}",
+                    f"ask {peer.name} why: it should have had to put back an old copy",
+                )
+
+    def _unproven(self) -> Iterator[Notice]:
+        now = self._clock.now()
+        for node_id, (count, since) in sorted(self._core.witness.waiting().items()):
+            if now - since >= _UNPROVEN_MS and node_id in self._linked():
+                name = self._name(node_id)
+                yield (
+                    "log-unproven",
+                    f"{name} has not proven {counted(count, 'head')} of its log since "
+                    f"{rfc3339(since)}",
+                    f"see: picket log audit {_quoted(name)}",
+                )
+
+    def _unwitnessed(self) -> Iterator[Notice]:
+        if self._read is None:
+            return  # a node that does not run asks nobody
+        standing = self._core.cosigning.standing()
+        last = self._started if standing.not_after is None else standing.not_after * 1_000
+        last = max(last, self._started)
+        if standing.needed and self._clock.now() - last >= _UNWITNESSED_MS:
+            since = "yet" if standing.not_after is None else f"since {_time(standing.not_after)}"
+            missing = ", ".join(standing.missing)
+            yield (
+                "log-unwitnessed",
+                f"too few witnesses have confirmed this node's log {since}; missing: {missing}",
+                "nothing is lost and delivery goes on; see that they are linked: picket status",
+            )
+
+    def fork(self, peer: Peer) -> Row:
+        """Return the proof that the log of *peer* contradicts itself.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        proofs = self._core.witness.forks().get(peer.node_id)
+        if not proofs:
+            raise NotFoundError(f"there is no proof against the log of {peer.name}")
+        fork = parse_log_fork(proofs[0])
+        return {
+            "peer": peer.name,
+            "first": fork.first.decode(),
+            "second": fork.second.decode(),
+            "proof": [each.hex() for each in fork.proof],
+        }
+
+    # --- audits ------------------------------------------------------------------------------
+    def audit(self, peer: Peer) -> Row:
+        """Begin to audit the log of *peer*, or return how far that has come.
+
+        Raises:
+            RequestError: the node does not run, or the peer is not linked.
+        """
+        running = self._audits.get(peer.node_id)
+        if running is None or running.over:
+            running = self._begin(peer)
+        elif peer.node_id not in self._linked():
+            running.stop("the link with it has ended")
+        return self.audited(peer)
+
+    def _begin(self, peer: Peer) -> Audit:
+        if self._read is None:
+            raise RequestError("the node is not running", fix="start it first")
+        audit = Audit(
+            peer, store=self._core.store, now=self._clock.now(), read=self._read,
+            on_head=lambda note: self._core.note_head(peer.node_id, note),
+        )  # fmt: skip
+        self._audits[peer.node_id] = audit
+        if not audit.start():
+            del self._audits[peer.node_id]
+            raise ConflictError(
+                f"{peer.name} is not linked now", fix="try again when picket status shows the link"
+            )
+        return audit
+
+    def audited(self, peer: Peer) -> Row:
+        """Return how far the audit of *peer* has come, or what it found.
+
+        Raises:
+            NotFoundError: none was begun since the node started.
+        """
+        audit = self._audits.get(peer.node_id)
+        if audit is None:
+            raise NotFoundError(f"no audit of {peer.name} was begun", fix="begin one")
+        if not audit.over and peer.node_id not in self._linked():
+            audit.stop("the link with it has ended")
+        if audit.over:
+            self._stop(peer.node_id)
+        return {
+            "peer": peer.name,
+            "running": not audit.over,
+            "done": audit.done,
+            "total": audit.total,
+            "ok": audit.over and all(check.ok is not False for check in audit.checks),
+            "checks": [
+                {"check": check.name, "ok": check.ok, "detail": check.detail}
+                for check in audit.checks
+            ],
+        }
+
+
+def _time(seconds: int) -> str:
+    return rfc3339(seconds * 1_000)
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name

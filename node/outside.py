@@ -1,0 +1,105 @@
+"""Witnesses that are no peers: asked over HTTP to cosign, as the policy file names them.
+
+They get what any witness gets, a signed checkpoint and a proof. Their answers are believed as far
+as their signatures verify, and are as good as those of peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import aiohttp
+import structlog
+
+from node import metrics
+from node.core import Core
+from node.metrics import Metrics
+from protocol import limits
+from protocol.errors import PicketError, StoreError
+from protocol.note import VerifierKey
+from protocol.witness import CONFLICT, OK, SIZE_TEXT, parse_size
+
+_log = structlog.get_logger()
+_TIMEOUT_S: Final = 20.0
+Desk = Callable[[Callable[[], object]], Awaitable[object]]
+
+
+class OutsideWitnesses:
+    """Asks the witnesses that the policy gives a URL for."""
+
+    def __init__(self, core: Core, *, desk: Desk, counts: Metrics) -> None:
+        """Prepare; *desk* runs a function on the thread that owns the databases."""
+        self._core, self._desk, self._metrics = core, desk, counts
+        self._asking: set[asyncio.Task[None]] = set()
+
+    def ask(self, size: int) -> None:
+        """Show the offered head of *size* to each of them, unless the last one is still waited for.
+
+        Slow ones are left to their time; the next head is soon enough.
+        """
+        if not self._asking:
+            for url, keys in self._core.cosigning.outside():
+                task = asyncio.create_task(self._ask(url, keys, size))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
+
+    async def stop(self) -> None:
+        """Give up on what is not answered yet."""
+        for task in self._asking:
+            task.cancel()
+        await asyncio.gather(*self._asking, return_exceptions=True)
+
+    async def _ask(self, url: str, keys: Sequence[VerifierKey], size: int) -> None:
+        try:
+            await self._converse(url, keys, size)
+        except StoreError:
+            raise  # the desk has stopped the node already
+        except PicketError as error:
+            self._failed(url, error.message)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._failed(url, type(error).__name__)
+
+    def _failed(self, url: str, why: str) -> None:
+        _log.warning("witness-failed", witness=url, why=why)
+        self._metrics.add(metrics.COSIGNING_REFUSED, url)
+
+    async def _converse(self, url: str, keys: Sequence[VerifierKey], size: int) -> None:
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as session:
+            old: int | None = None
+            for _ in range(2):
+                status, body, kind = await self._post(session, url, keys[0].name, size, old)
+                if status == OK:
+                    await self._take(size, body, keys)
+                    return
+                if status != CONFLICT or kind != SIZE_TEXT or old is not None:
+                    self._failed(url, f"status {status}")
+                    return
+                old = parse_size(body)
+                if old > size:
+                    self._failed(url, f"it has cosigned {old} entries, more than this log has")
+                    return
+
+    async def _post(
+        self, session: aiohttp.ClientSession, url: str, name: str, size: int, old: int | None
+    ) -> tuple[int, bytes, str]:
+        body = await self._desk(lambda: self._core.cosigning.request(name, size, old=old))
+        target = f"{url.rstrip('/')}/add-checkpoint"
+        assert isinstance(body, bytes)  # noqa: S101
+        async with session.post(target, data=body, allow_redirects=False) as response:
+            answer = bytearray()
+            async for chunk in response.content.iter_any():
+                answer += chunk
+                if len(answer) > limits.MAX_NOTE:
+                    raise aiohttp.ClientPayloadError("the answer is too long")
+            return response.status, bytes(answer), response.content_type
+
+    async def _take(self, size: int, body: bytes, keys: Sequence[VerifierKey]) -> None:
+        def take() -> bool:
+            with self._core.logged():
+                return self._core.cosigning.take(size, body, keys=keys)
+
+        if await self._desk(take):
+            self._metrics.add(metrics.COSIGNED)
