@@ -566,6 +566,11 @@ def _delivery_statement(call: Call) -> Response:
     return reply(call.service.delivery_statement(call.parts["id"]))
 
 
+def _missing_receipts(call: Call) -> Response:
+    limit = _number(call.query, "limit", limits.MAX_PAGE)
+    return reply(call.service.missing_receipts(call.query.get("peer"), limit=limit))
+
+
 def _envelope_proof(call: Call) -> Response:
     evidence = call.service.evidence
     return reply(evidence.proof(evidence.of_envelope(call.parts["id"]), who=call.who))
@@ -693,6 +698,10 @@ def _witnesses(call: Call) -> Response:
     return reply(call.service.logs.standing())
 
 
+def _policy(call: Call) -> Response:
+    return Response(HTTPStatus.OK.value, call.service.logs.policy(), "text/plain")
+
+
 def _audit(call: Call) -> Response:
     _known(call.body)
     return reply(call.service.logs.audit(call.service.core.trust.find(call.parts["name"])))
@@ -721,7 +730,13 @@ def _cosigned_by_us(call: Call) -> Response:
 
 
 def _log_verify(call: Call) -> Response:
-    return reply(call.service.log_verify())
+    _known(call.body, "since", "steps")
+    since, steps = (_get(call.body, name, bool, False) for name in ("since", "steps"))
+    return reply(call.service.log_verify(since=since, steps=steps))
+
+
+def _log_verification(call: Call) -> Response:
+    return reply(call.service.log_verification())
 
 
 def _tokens(call: Call) -> Response:
@@ -803,6 +818,8 @@ ROUTES: Final = (
     _route("GET", "/incidents/{id}/proof", "log:read", _proof, "Inclusion proof and checkpoint"),
     _route("GET", "/envelopes/{id}/statement", "incidents:read", _delivery_statement,
            "Signed statement of who has an envelope"),
+    _route("GET", "/deliveries/missing", "incidents:read", _missing_receipts,
+           "Receipts that are missing past their deadline, by peer"),
     _route("GET", "/envelopes/{id}/proof", "log:read", _envelope_proof,
            "The log entry of an envelope and its proof, as a C2SP tlog-proof file"),
     _route("GET", "/incidents/{id}/tlog-proof", "log:read", _incident_tlog_proof,
@@ -837,6 +854,8 @@ ROUTES: Final = (
            "Log that the log is exported; return the checkpoint to export"),
     _route("GET", "/log/witnesses", "log:read", _witnesses,
            "Who confirmed this log, and what logs of peers show"),
+    _route("GET", "/log/policy", "log:read", _policy,
+           "Whose cosignatures count (C2SP tlog-policy)"),
     _route("POST", "/log/audits/{name}", OPERATOR, _audit, "Audit a peer's log"),
     _route("GET", "/peers/{name}/audit", "log:read", _audited, "How far an audit has come"),
     _route("GET", "/peers/{name}/log-fork", "log:read", _log_fork,
@@ -846,6 +865,8 @@ ROUTES: Final = (
     _route("GET", "/witness/{origin}/checkpoint", "log:read", _cosigned_by_us,
            "The checkpoint that was cosigned last, by the hex SHA-256 of its origin"),
     _route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),
+    _route("GET", "/log/verification", OPERATOR, _log_verification,
+           "Go on verifying for a moment: how far it is, or what came of it"),
     _route("GET", "/tokens", OPERATOR, _tokens, "All tokens, without secrets"),
     _route("POST", "/tokens", OPERATOR, _create_token, "Make a token"),
     _route("DELETE", "/tokens/{id}", OPERATOR, _revoke_token, "Revoke a token"),

@@ -35,6 +35,7 @@ from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
 from node.config import Config, check_values, load_config, write_config
 from node.core import Core
+from node.cosigning import log_vkeys
 from node.enclosures import Fetching
 from node.fence import Fence
 from node.home import Home
@@ -425,7 +426,24 @@ def reopen_log(home_path: Path, passphrase: Passphrase | None) -> tuple[str, str
     with open_core(home, config, SystemClock(), reopen=True) as core:
         core.unlock(vault)
         old = core.log.origin
-        return old, core.reopen_log()
+        new = core.reopen_log()
+        _rename_in_policy(home.witness_policy, core.keys, old, new)
+        return old, new
+
+
+def _rename_in_policy(path: Path, keys: ServiceKeys, old: str, new: str) -> None:
+    """Let the operator's policy, if there is one, name the new log; all else in it stays."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    for before, after in zip(
+        log_vkeys(keys.log_keys(old)), log_vkeys(keys.log_keys(new)), strict=True
+    ):
+        text = text.replace(before, after)
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
 
 
 # --- running a node --------------------------------------------------------------------------

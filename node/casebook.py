@@ -402,6 +402,19 @@ class Casebook:
             incident_id, author,
         )  # fmt: skip
 
+    def refs_of(self, envelope_ids: Sequence[bytes]) -> dict[bytes, str]:
+        """Return the references of the incidents that these envelopes are about, where known."""
+        found = {}
+        for envelope_id in envelope_ids:
+            row = self._row(
+                "SELECT i.ref FROM records r JOIN incidents i ON i.incident_id = r.incident_id "
+                "AND i.author = r.author WHERE r.envelope_id = ?",
+                envelope_id,
+            )
+            if row is not None:
+                found[envelope_id] = row["ref"]
+        return found
+
     # --- attachments -------------------------------------------------------------------------
     def add_attachments(
         self, attached: Sequence[Enclosed], *, envelope_id: bytes = _LOCAL, at: int

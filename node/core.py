@@ -25,20 +25,21 @@ from node.cosigning import Cosigning
 from node.erasure import Doomed, Erasures
 from node.fence import Fence
 from node.home import Home
-from node.intake import KINDS, Intake, Taken, envelope_local, envelope_row, id_of, read_stored
+from node.intake import Intake, Taken, id_of, read_stored
 from node.log import Act, Log
 from node.outbox import Outbox, Route
 from node.presence import Presence
-from node.receipts import ReceiptBook, verify_stored
+from node.receipts import ReceiptBook
 from node.resealing import Resealing
 from node.store import Store, expand
 from node.streams import Streams
+from node.verifying import verify_all
 from node.witness import WitnessBook
 from protocol import envelope, limits, suite
 from protocol.admission import Admitted, Part
 from protocol.canonical import decode, encode
 from protocol.checkpoint import parse_body, verify_checkpoint
-from protocol.custody import Stub, check_over, verify_stub
+from protocol.custody import Stub
 from protocol.entry import EntryKind, parse_entry
 from protocol.envelope import Anchor, Audience, Envelope, Epoch, Header, VerifiedEnvelope
 from protocol.erasure import Reason
@@ -54,8 +55,6 @@ from protocol.errors import (
     LogBehindError,
     LogCorruptionError,
     PeerError,
-    ProofError,
-    ReceiptError,
     RollbackError,
     StoreError,
     UnknownEpochError,
@@ -592,6 +591,14 @@ class Core:
         self.seal()
         return self.cosigning.offer()
 
+    def log_owner(self, origin: str) -> bytes | None:
+        """Return the node on one of whose cards *origin* names the log, its newest or an old one.
+
+        It is for showing and proving what was; who may have a log cosigned is on newest cards.
+        """
+        chains = (self.trust.own, *(peer.chain for peer in self.trust.peers.values()))
+        return next((chain.node_id for chain in chains if _names(chain, origin)), None)
+
     def has_been_linked(self) -> bool:
         """Whether a peer that may still link could know of this log."""
         ids = {peer.node_id for peer in self.trust.linkable()}
@@ -621,8 +628,8 @@ class Core:
         self.log.rename(name)
         try:
             with self.store.transaction():
-                for table in ("checkpoints", "cosigned", "cosignatures", "head_times"):
-                    self.store.run(f"DELETE FROM {table}")  # noqa: S608  names from here
+                self.store.run("DELETE FROM checkpoints")
+                self.cosigning.close_origin()
                 self.store.run("DELETE FROM meta WHERE key = ?", AHEAD)
                 self.log.append([Act(EntryKind.LOG_OPENED, _opened_digest(name, local), local)])
                 self._keep_statement(statement)
@@ -833,13 +840,21 @@ class Core:
         ids = [each for each in audience.recipient_ids if each != self.node_id]
         row = self.store.row(
             expand(
-                "SELECT origin, size, root FROM witnessed WHERE size > 0 AND node_id IN (??) "
-                "ORDER BY at DESC, origin LIMIT 1",
+                "SELECT origin, size, root, note FROM witnessed WHERE size > 0 "
+                "AND node_id IN (??) ORDER BY at DESC, origin LIMIT 1",
                 ids,
             ),
             *ids,
         )
-        return None if row is None else Anchor(row["origin"], row["size"], row["root"])
+        if row is None:
+            return None
+        # The next cosigning replaces it there, but evidence about this envelope needs it; the one
+        # that was named first has the earliest times.
+        self.store.run(
+            "INSERT OR IGNORE INTO anchors (origin, size, note) VALUES (?, ?, ?)",
+            row["origin"], row["size"], row["note"],
+        )  # fmt: skip
+        return Anchor(row["origin"], row["size"], row["root"])
 
     def _own_head(self, row: Mapping[str, Any]) -> bytes:
         """Return the head of the last stream for an audience, to which a new one is linked."""
@@ -1051,174 +1066,28 @@ class Core:
 
     # --- verifying ---------------------------------------------------------------------------
     def verify(self) -> dict[str, int]:
-        """Sign what is not signed yet; verify the whole log, every stored envelope and receipt.
+        """Sign what is not signed yet; verify the whole log and all that is stored, at once.
+
+        ``node.verifying`` does it in steps.
 
         Returns:
-            How many of each were checked.
+            How many entries, envelopes and receipts were checked.
 
         Raises:
             LogCorruptionError: something does not verify; names what.
         """
-        self.seal()
-        entries = self.log.verify()
-        self._verify_none_missing()
-        self.erasures.verify()
-        self.access.verify()
-        self._verify_trust()
-        envelopes = 0
-        for row in self.store.rows("SELECT id FROM envelopes"):
-            self._verify_envelope(row["id"])
-            envelopes += 1
-        receipts = 0
-        for row in self.store.rows("SELECT * FROM receipts"):
-            self._verify_receipt(row)
-            receipts += 1
-        return {"entries": entries, "envelopes": envelopes, "receipts": receipts}
-
-    def _verify_trust(self) -> None:
-        """Check peers and key statements against the last act that the log has of each."""
-        acts: dict[bytes, tuple[object, ...]] = {}
-        own: object = self._first_card_n()
-        for row in self.store.rows(
-            "SELECT local FROM entries WHERE kind IN (?, ?) ORDER BY idx",
-            int(EntryKind.TRUST_CHANGE), int(EntryKind.KEY_STATEMENT),
-        ):  # fmt: skip
-            local = decode(row["local"], max_bytes=limits.MAX_HEADER)
-            if isinstance(local, list) and len(local) == 1:
-                own = local[0]
-            elif isinstance(local, list) and isinstance(local[0], bytes):
-                acts[local[0]] = tuple(local[2:])
-        if own != self.trust.own.head.n:
-            raise LogCorruptionError(
-                f"{own} key statements of this node were logged, others stored"
-            )
-        held = {
-            peer.node_id: (
-                peer.level.value,
-                peer.chain.head.n,
-                peer.verification.by if peer.verification else None,
-                peer.name,
-            )
-            for peer in self.trust.peers.values()
-        }
-        for node_id in acts.keys() | held.keys():
-            if acts.get(node_id) != held.get(node_id):
-                raise LogCorruptionError(
-                    f"what is stored of the peer {format_node_id(node_id)[:7]} differs from the "
-                    "last act that the log has of it"
-                )
-
-    def _first_card_n(self) -> int:
-        """Return the number of the card made with the node, which stands in no entry."""
-        return next(s.n for s in self.trust.own.statements if isinstance(s.body, Card))
-
-    def _verify_none_missing(self) -> None:
-        """Check that each entry about an envelope or receipt still has it."""
-        kinds = (EntryKind.RECEIVED, EntryKind.RELEASED, EntryKind.CARRIED)
-        index = self.store.scalar(
-            "SELECT e.idx FROM entries e LEFT JOIN envelopes v ON v.log_index = e.idx "
-            "WHERE e.kind IN (?, ?, ?) AND v.id IS NULL ORDER BY e.idx LIMIT 1",
-            *(int(kind) for kind in kinds),
-        )
-        if index is not None:
-            raise LogCorruptionError(f"the envelope of log entry {index} is missing")
-        held = self.receipts.subjects()
-        for row in self.store.rows(
-            "SELECT idx, entry FROM entries WHERE kind = ? ORDER BY idx", int(EntryKind.RECEIPT)
-        ):
-            subject = parse_entry(row["entry"]).subject
-            if subject not in held:
-                raise LogCorruptionError(
-                    f"the receipt of log entry {row['idx']} is missing or was changed"
-                )
-            held.discard(subject)
-        if held:
-            raise LogCorruptionError(f"{len(held)} stored receipts stand in no log entry")
-        try:
-            lost = self.receipts.lost()
-        except PeerError as error:
-            raise LogCorruptionError(f"a stored receipt does not verify: {error}") from None
-        if lost is not None:
-            raise LogCorruptionError(f"the receipt of envelope {lost.hex()[:16]} is missing")
-
-    def _verify_envelope(self, envelope_id: bytes) -> None:
-        row = self.store.envelope(envelope_id)
-        if row is None:
-            raise LogCorruptionError("an envelope went missing while it was verified")
-        index = row["log_index"]
-        try:
-            held = read_stored(self.store, envelope_id)
-            if held is None:
-                raise LogCorruptionError(f"the bytes of the envelope of log entry {index} are gone")
-            card = self.trust.card_at(held.header.author, held.header.card_n)
-            if card is None:
-                raise LogCorruptionError(f"the author's card of log entry {index} is missing")
-            if isinstance(held, Stub) and self.erasures.knows(held.id):
-                verify_stub(held, network=self.trust.own.network, message_key=card.message)
-            elif isinstance(held, Stub):
-                self._verify_let_go(held, card, row)
-            else:
-                envelope.verify(held, network=self.trust.own.network, message_key=card.message)
-        except PeerError as error:
-            raise LogCorruptionError(
-                f"the envelope of log entry {index} does not verify: {error}"
-            ) from None
-        logged = self.store.row("SELECT * FROM entries WHERE idx = ?", index)
-        if logged is None or parse_entry(logged["entry"]).subject != held.id:
-            raise LogCorruptionError(f"log entry {index} is about another envelope")
-        local = encode(envelope_local(held.header, row["giver"], row["arrived"]))
-        part = next((part for part in Part if part.value == row["part"]), None)
-        if part is None:
-            raise LogCorruptionError(f"the record of the envelope of log entry {index} was changed")
-        expected = envelope_row(held, part, row["giver"], row["arrived"], index)
-        if row != expected or local != logged["local"] or KINDS.get(part) != logged["kind"]:
-            raise LogCorruptionError(f"the record of the envelope of log entry {index} was changed")
-
-    def _verify_let_go(self, stub: Stub, card: Card, row: Mapping[str, Any]) -> None:
-        """Check that this node carried what it keeps no bytes of, and owes them to nobody.
-
-        Raises:
-            PeerError: it did not, or does.
-        """
-        verify_stub(stub, network=self.trust.own.network, message_key=card.message)
-        known = self.opener(stub.header.opener or stub.id)
-        if row["part"] != Part.CARRIER.value or known is None:
-            raise ProofError("its bytes are gone, and it was not only carried")
-        receipts = self.store.rows(
-            "SELECT recipient FROM receipts WHERE envelope_id = ? AND kind = ?",
-            stub.id, int(EntryKind.RECEIVED),
-        )  # fmt: skip
-        check_over(
-            stub.header,
-            known[1],
-            received=frozenset(receipt["recipient"] for receipt in receipts),
-            arrived=row["arrived"],
-            now=self.clock.now(),
-        )
-
-    def _verify_receipt(self, row: Mapping[str, Any]) -> None:
-        try:
-            receipts = self.receipts.stored(row)
-            peer = self.trust.peers.get(receipts.recipient)
-            if peer is None:
-                raise ReceiptError("it is of a node that is not a peer")
-            verified = verify_stored(receipts, peer)
-        except (PeerError, ValueError) as error:
-            raise LogCorruptionError(f"a stored receipt does not verify: {error}") from None
-        stored = (
-            row["envelope_id"], row["recipient"], row["kind"], row["log_index"], row["tree_size"],
-        )  # fmt: skip
-        if stored != (
-            verified.envelope_id, verified.recipient, int(verified.kind), verified.index,
-            verified.checkpoint.size,
-        ):  # fmt: skip
-            raise LogCorruptionError("the record of a stored receipt was changed")
+        return verify_all(self)
 
 
 def _next_name(old: str) -> str:
     """Return the name of the log after *old*: ``…/log``, ``…/log2``, ``…/log3``."""
     stem = old.rstrip("0123456789")
     return f"{stem}{int(old[len(stem) :] or 1) + 1}"
+
+
+def _names(chain: Chain, origin: str) -> bool:
+    cards = (statement.body for statement in chain.statements)
+    return any(isinstance(card, Card) and card.log.name == origin for card in cards)
 
 
 def _opened_digest(name: str, local: Sequence[object]) -> bytes:

@@ -7,6 +7,8 @@
   home, in the form of C2SP tlog-policy, or else a majority of the peers that are trusted.
 - Kept are the newest cosigned head, and each one that was the first to cover something besides
   heartbeats: its time is what an entry can be proven not to be younger than.
+- A new log (``Core.reopen_log``) goes on on top of what is left, so heads of an old name that are
+  over no more than that stay heads of the present tree, and are kept for entries of before.
 - A lost quorum stops nothing; it is shown.
 """
 
@@ -25,13 +27,15 @@ from node.store import Store
 from protocol.checkpoint import Checkpoint, parse_body, verify_ed25519, verify_mldsa44
 from protocol.cosignatures import add_signatures
 from protocol.entry import EntryKind
-from protocol.errors import ConfigError, PolicyError, SignatureError
+from protocol.errors import ConfigError, ConflictError, PolicyError, SignatureError
 from protocol.note import (
     COSIGNATURE_ED25519,
     COSIGNATURE_MLDSA44,
+    ED25519,
     Note,
     NoteSignature,
     VerifierKey,
+    format_vkey,
     key_id,
     parse_note,
 )
@@ -157,17 +161,24 @@ class Cosigning:
             witness: the key name of the witness.
             size: what ``offer`` returned.
             old: what the witness says that it cosigned last; by default what we know of that.
+
+        Raises:
+            ConflictError: newer heads were offered since; the witness was too slow for this one.
         """
+        note = self._offered.get(size)
+        if note is None:
+            raise ConflictError(f"the head of {size} entries is offered no more")
         before = self._last(witness) if old is None else old
         proof = self._log.prove_consistency(before, size)
-        return format_add_checkpoint(AddCheckpoint(before, proof, self._offered[size]))
+        return format_add_checkpoint(AddCheckpoint(before, proof, note))
 
     def _last(self, witness: str) -> int:
         return int(
             self._store.scalar(
-                "SELECT coalesce(max(size), 0) FROM cosignatures WHERE name = ?", witness
+                "SELECT coalesce(max(size), 0) FROM cosignatures WHERE origin = ? AND name = ?",
+                self._log.origin, witness,
             )
-        )
+        )  # fmt: skip
 
     # --- taking ------------------------------------------------------------------------------
     def take(self, size: int, body: bytes, *, keys: Sequence[VerifierKey]) -> bool:
@@ -193,29 +204,50 @@ class Cosigning:
         self._forget_unmet()
         self._store.insert(
             "cosigned",
-            self._store.row("SELECT * FROM cosigned WHERE size = ?", size)
-            or {"size": size, "note": note, "at": self._clock.now(), "quorum_at": None},
+            self._head(size)
+            or {
+                "origin": self._log.origin, "size": size, "note": note, "at": self._clock.now(),
+                "quorum_at": None,
+            },
             replace=True,
-        )
+        )  # fmt: skip
         for line, at in lines:
             self._store.insert(
                 "cosignatures",
                 {
-                    "size": size, "name": line.name, "key_id": line.key_id,
-                    "signature": line.signature, "time_s": at,
+                    "origin": self._log.origin, "size": size, "name": line.name,
+                    "key_id": line.key_id, "signature": line.signature, "time_s": at,
                 },
                 replace=True,
             )  # fmt: skip
         return self._count(size)
 
+    def _head(self, size: int) -> dict[str, Any] | None:
+        return self._store.row(
+            "SELECT * FROM cosigned WHERE origin = ? AND size = ?", self._log.origin, size
+        )
+
     def _forget_unmet(self) -> None:
         """Forget heads that no quorum cosigned in time."""
         self._store.run(
-            "DELETE FROM cosigned WHERE quorum_at IS NULL AND size < ?", min(self._offered)
-        )
+            "DELETE FROM cosigned WHERE origin = ? AND quorum_at IS NULL AND size < ?",
+            self._log.origin, min(self._offered),
+        )  # fmt: skip
+        self._forget_lines(min(self._offered))
+
+    def _forget_lines(self, before: int) -> None:
+        """Forget cosignatures of heads below a size that are not kept."""
         self._store.run(
-            "DELETE FROM cosignatures WHERE size < ? AND size NOT IN (SELECT size FROM cosigned)",
-            min(self._offered),
+            "DELETE FROM cosignatures WHERE origin = ?1 AND size < ?2 AND size NOT IN "
+            "(SELECT size FROM cosigned WHERE origin = ?1)",
+            self._log.origin, before,
+        )  # fmt: skip
+
+    def is_ahead(self, body: bytes) -> bool:
+        """Whether an answer has a time in the future: one of two clocks is wrong, not the peer."""
+        latest = self._clock.now() // 1000 + _AHEAD_S
+        return any(
+            int.from_bytes(line.signature[:8], "big") > latest for line in parse_signatures(body)
         )
 
     def _verified(
@@ -236,15 +268,17 @@ class Cosigning:
         return found
 
     def _count(self, size: int) -> bool:
-        row = self._store.row("SELECT quorum_at FROM cosigned WHERE size = ?", size)
+        row, origin = self._head(size), self._log.origin
         if row is None or row["quorum_at"] is not None:
             return False
         at = self._met_at(self._times(size))
         if at is None:
             return False
-        self._store.run("UPDATE cosigned SET quorum_at = ? WHERE size = ?", at, size)
-        root = self._log.root(size)
-        self._store.insert("head_times", {"size": size, "root": root, "at": at}, replace=True)
+        self._store.run(
+            "UPDATE cosigned SET quorum_at = ? WHERE origin = ? AND size = ?", at, origin, size
+        )
+        met = {"origin": origin, "size": size, "root": self._log.root(size), "at": at}
+        self._store.insert("head_times", met, replace=True)
         self._store.run("DELETE FROM head_times WHERE at < ?", at - _TIMES_KEPT_S)
         self._tidy(size)
         return True
@@ -255,8 +289,9 @@ class Cosigning:
             (line.key.name, line.key.key_id): line.name for line in self.policy.witnesses.values()
         }
         rows = self._store.rows(
-            "SELECT name, key_id, time_s FROM cosignatures WHERE size = ?", size
-        )
+            "SELECT name, key_id, time_s FROM cosignatures WHERE origin = ? AND size = ?",
+            self._log.origin, size,
+        )  # fmt: skip
         return {
             labels[row["name"], row["key_id"]]: row["time_s"]
             for row in rows
@@ -275,19 +310,19 @@ class Cosigning:
         """Forget heads before *newest* that show nothing that those kept do not show earlier."""
         before = 0
         for row in self._store.rows(
-            "SELECT size, quorum_at FROM cosigned WHERE size <= ? ORDER BY size", newest
-        ):
+            "SELECT size, quorum_at FROM cosigned WHERE origin = ? AND size <= ? ORDER BY size",
+            self._log.origin, newest,
+        ):  # fmt: skip
             size = row["size"]
             useful = row["quorum_at"] is not None and (size == newest or self._news(before, size))
             if useful:
                 before = size
             else:
-                self._store.run("DELETE FROM cosigned WHERE size = ?", size)
+                self._store.run(
+                    "DELETE FROM cosigned WHERE origin = ? AND size = ?", self._log.origin, size
+                )
         # What each witness cosigned last is remembered, cosigned by a quorum or not.
-        self._store.run(
-            "DELETE FROM cosignatures WHERE size < ? AND size NOT IN (SELECT size FROM cosigned)",
-            newest,
-        )
+        self._forget_lines(newest)
 
     def _news(self, low: int, high: int) -> bool:
         """Whether entries *low* to *high* are more than heartbeats."""
@@ -300,21 +335,30 @@ class Cosigning:
 
     def was_cosigned(self) -> bool:
         """Whether anybody ever cosigned this log, and so could know more of it than we do."""
-        return bool(self._store.scalar("SELECT 1 FROM cosigned LIMIT 1"))
+        return bool(
+            self._store.scalar("SELECT 1 FROM cosigned WHERE origin = ? LIMIT 1", self._log.origin)
+        )
+
+    def close_origin(self) -> None:
+        """Let go of what is of no use once the log has another name, in that transaction.
+
+        Heads that a quorum cosigned stay: nothing shows earlier that their entries stood there.
+        """
+        self._store.run("DELETE FROM cosigned WHERE quorum_at IS NULL")
+        self._store.run(
+            "DELETE FROM cosignatures WHERE NOT EXISTS (SELECT 1 FROM cosigned c "
+            "WHERE c.origin = cosignatures.origin AND c.size = cosignatures.size)"
+        )
+        self._offered.clear()
 
     # --- what there is -----------------------------------------------------------------------
     def cosigned(self, index: int = -1) -> tuple[int, bytes] | None:
         """Return size and note, with its cosignatures, of a head that a quorum cosigned.
 
-        With *index* it is the first that covers that entry; else the newest.
+        With *index* it is the first that covers that entry, whatever the log was called then;
+        else the newest of the log as it is called now.
         """
-        if index < 0:
-            row = self._store.row(
-                "SELECT size, note FROM cosigned WHERE quorum_at IS NOT NULL "
-                "ORDER BY size DESC LIMIT 1"
-            )
-        else:
-            row = self._first_over(index)
+        row = self._newest() if index < 0 else self._first_over(index)
         return None if row is None else (row["size"], self._with_cosignatures(row))
 
     def bracket(self, index: int) -> Bracket | None:
@@ -322,18 +366,26 @@ class Cosigning:
         row = self._first_over(index)
         return None if row is None else Bracket(row["size"], row["quorum_at"])
 
-    def _first_over(self, index: int) -> dict[str, Any] | None:
+    def _newest(self) -> dict[str, Any] | None:
         return self._store.row(
-            "SELECT size, note, quorum_at FROM cosigned "
-            "WHERE quorum_at IS NOT NULL AND size > ? ORDER BY size LIMIT 1",
+            "SELECT * FROM cosigned WHERE origin = ? AND quorum_at IS NOT NULL "
+            "ORDER BY size DESC LIMIT 1",
+            self._log.origin,
+        )
+
+    def _first_over(self, index: int) -> dict[str, Any] | None:
+        # The heads of a name are all larger than those of the names before it.
+        return self._store.row(
+            "SELECT * FROM cosigned WHERE quorum_at IS NOT NULL AND size > ? ORDER BY size LIMIT 1",
             index,
         )
 
-    def time_of(self, size: int, root: bytes) -> int | None:
-        """Return when (seconds) a quorum had cosigned our head of that size and root."""
+    def time_of(self, origin: str, size: int, root: bytes) -> int | None:
+        """Return when (seconds) a quorum had cosigned our head of that name, size and root."""
         at: int | None = self._store.scalar(
-            "SELECT at FROM head_times WHERE size = ? AND root = ?", size, root
-        )
+            "SELECT at FROM head_times WHERE origin = ? AND size = ? AND root = ?",
+            origin, size, root,
+        )  # fmt: skip
         return at
 
     def _with_cosignatures(self, row: Mapping[str, Any]) -> bytes:
@@ -342,21 +394,23 @@ class Cosigning:
         lines = [
             NoteSignature(each["name"], each["key_id"], each["signature"])
             for each in self._store.rows(
-                "SELECT * FROM cosignatures WHERE size = ? ORDER BY time_s, name, key_id",
-                row["size"],
+                "SELECT * FROM cosignatures WHERE origin = ? AND size = ? "
+                "ORDER BY time_s, name, key_id",
+                row["origin"], row["size"],
             )
-        ]
+        ]  # fmt: skip
         lines.sort(key=lambda line: line.name not in wanted)
         return add_signatures(row["note"], lines[: 2 * MAX_WITNESSES])
 
     def standing(self) -> Standing:
         """Return how the log stands with its witnesses."""
         policy = self.policy
-        row = self._store.row(
-            "SELECT size, quorum_at FROM cosigned WHERE quorum_at IS NOT NULL "
-            "ORDER BY size DESC LIMIT 1"
+        row = self._newest()
+        newest = int(
+            self._store.scalar(
+                "SELECT coalesce(max(size), 0) FROM cosigned WHERE origin = ?", self._log.origin
+            )
         )
-        newest = int(self._store.scalar("SELECT coalesce(max(size), 0) FROM cosigned"))
         names = self._times(newest)
         group = policy.groups.get(policy.quorum or "")
         return Standing(
@@ -380,6 +434,14 @@ def witness_vkeys(keys: NamedKeys) -> tuple[VerifierKey, VerifierKey]:
     return (
         _vkey(keys.name, COSIGNATURE_ED25519, keys.ed25519),
         _vkey(keys.name, COSIGNATURE_MLDSA44, keys.mldsa44),
+    )
+
+
+def log_vkeys(keys: NamedKeys) -> tuple[str, str]:
+    """Return the two keys of a log of Picket as policies write them."""
+    return (
+        format_vkey(keys.name, ED25519, keys.ed25519),
+        format_vkey(keys.name, COSIGNATURE_MLDSA44, keys.mldsa44),
     )
 
 

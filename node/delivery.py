@@ -28,7 +28,6 @@ from protocol.envelope import Audience
 from protocol.errors import ConflictError, LogCorruptionError, NotFoundError, PeerError
 from protocol.fork import SignedHeader
 from protocol.frames import encode_frame
-from protocol.statement import make_bundle
 
 _HEX: Final = 64
 Row = dict[str, Any]
@@ -97,7 +96,10 @@ def gather(
         signature=held.signature,
         audience=audience.encode(),
         author=delivery_statement.author_bundle(core.trust.own, card_n=held.header.card_n),
-        recipients=tuple(make_bundle(peer.chain) for peer in peers),
+        recipients=tuple(
+            delivery_statement.recipient_bundle(peer.chain, item)
+            for peer, item in zip(peers, statement.items, strict=True)
+        ),
     )
     return statement, evidence
 
@@ -168,7 +170,9 @@ class _Facts:
         try:
             frame = self._core.receipts.stored(self._receipts[peer.node_id])
             item = Delivered(peer.node_id, encode_frame(frame))
-            delivery_statement.verify_delivery(item, envelope_id=self._envelope_id, card=peer.card)
+            delivery_statement.verify_delivery(
+                item, envelope_id=self._envelope_id, chain=peer.chain
+            )
         except PeerError as error:
             raise LogCorruptionError(
                 f"the stored receipt of {peer.name} does not verify: {error.message}"

@@ -3,6 +3,7 @@
 - An export is a log entry before anything of it leaves, and the bundle proves that entry too.
 - The message is proven under the first head over it that witnesses cosigned, because that gives the
   earliest time by which it was in the log; the newest head continues that one, and has the acts.
+  If a new log was begun since, the first has the old name, and the newest the present one.
 - What is put together is verified once more before it is handed out: nothing damaged gets signed.
 - A locked node proves and exports as well, but discloses no content.
 """
@@ -253,7 +254,7 @@ class Evidence:
             zips.AUTHOR: chain_bundle(
                 self._chain(held.header.author), keep=frozenset(), last=held.header.card_n
             ),
-            zips.HOLDER: _holder_bundle(core.trust.own, note),
+            zips.HOLDER: _holder_bundle(core.trust.own, self._logs_named(export, held, note)),
             zips.ENTRY: logged["entry"],
             zips.LOCAL: logged["local"],
             zips.LOCAL_BLIND: logged["local_blind"],
@@ -278,6 +279,15 @@ class Evidence:
             found[zips.CONTENT_KEY] = key
             found[zips.CONTENT] = format_content(open_body(VerifiedEnvelope(held), key))
         return {name: data for name, data in found.items() if data is not None}
+
+    def _logs_named(self, export: Export, held: Envelope, note: bytes) -> frozenset[str]:
+        """Return the logs whose keys the bundle needs: not all stand on the newest card."""
+        stamped = export.stamped
+        notes = [note, *([] if stamped is None else [parse_tlog_proof(stamped).checkpoint])]
+        anchor = held.header.anchor
+        return frozenset(
+            [_body(each).origin for each in notes] + ([] if anchor is None else [anchor.origin])
+        )
 
     # --- what goes in ------------------------------------------------------------------------
     def _held(self, envelope_id: bytes) -> Envelope:
@@ -323,8 +333,13 @@ class Evidence:
         """Return the receipts for an envelope of our own, each with the card that it needs."""
         if held.header.author != self._core.node_id:
             return None
+        anchor = held.header.anchor
+        also = frozenset[str]() if anchor is None else frozenset({anchor.origin})
         pairs = [
-            (encode_frame(receipts), _giver_bundle(self._chain(receipts.recipient), receipts))
+            (
+                encode_frame(receipts),
+                _giver_bundle(self._chain(receipts.recipient), receipts, also=also),
+            )
             for receipts in self._core.receipts.held(held.id)
         ]
         return encode_receipts(pairs) if pairs else None
@@ -436,6 +451,8 @@ def policy_for(core: Core, note: bytes) -> Policy:
     log = _log_of(core.trust.own, note)
     configured = core.cosigning.policy
     own = tuple(line for line in configured.logs if line.key.name == log.name)
+    # It names the log as it is called now; of an old name the keys are on an old card.
+    own = own or make_policy(log, [], 0).logs
     with suppress(PicketError):
         chosen = replace(configured, logs=own)
         check_policy(note, chosen)
@@ -452,15 +469,22 @@ def policy_for(core: Core, note: bytes) -> Policy:
 def anchor_note(core: Core, anchor: Anchor) -> bytes | None:
     """Return the signed head that *anchor* names, if it is held."""
     wanted = Checkpoint(anchor.origin, anchor.size, anchor.root)
-    notes: list[bytes] = []
-    if anchor.origin == core.log.origin:
+    notes = [
+        row["note"]
+        for row in core.store.rows(
+            "SELECT note FROM anchors WHERE origin = ?1 AND size = ?2 UNION ALL "
+            "SELECT note FROM witnessed WHERE origin = ?1 AND size = ?2",
+            anchor.origin, anchor.size,
+        )
+    ]  # fmt: skip
+    owner = core.log_owner(anchor.origin)
+    if owner == core.node_id:
         cosigned = core.cosigning.cosigned(anchor.size - 1)
         notes += [] if cosigned is None else [cosigned[1]]
         row = core.store.row("SELECT note FROM checkpoints WHERE size = ?", anchor.size)
         notes += [] if row is None else [row["note"]]
-    owner = core.witness.owner_of(anchor.origin)
-    if owner is not None:
-        notes.append(core.witness.note_of(owner.node_id, anchor.size))
+    elif owner is not None:
+        notes.append(core.witness.note_of(owner, anchor.size))
     return next((note for note in notes if note and _body(note) == wanted), None)
 
 
@@ -492,17 +516,31 @@ def _log_card(own: Chain, note: bytes) -> tuple[int, Card]:
     raise LogCorruptionError(f"no card of this node names the log {origin}")
 
 
-def _holder_bundle(own: Chain, note: bytes) -> bytes:
-    return chain_bundle(own, keep=frozenset({_log_card(own, note)[0]}))
+def _holder_bundle(own: Chain, logs: frozenset[str]) -> bytes:
+    return chain_bundle(own, keep=_cards_of(own, logs))
 
 
-def _giver_bundle(chain: Chain, receipts: Receipts) -> bytes:
-    """Return the card bundle of *chain* in which the card stays whole that the receipt needs."""
+def _cards_of(chain: Chain, logs: frozenset[str]) -> frozenset[int]:
+    """Return the number of the newest card of *chain* for each of *logs* that has one."""
+    return frozenset(
+        {
+            statement.body.log.name: statement.n
+            for statement in chain.statements
+            if isinstance(statement.body, Card) and statement.body.log.name in logs
+        }.values()
+    )
+
+
+def _giver_bundle(chain: Chain, receipts: Receipts, *, also: frozenset[str]) -> bytes:
+    """Return the card bundle of *chain* in which the card stays whole that the receipt needs.
+
+    So do those that name the logs *also*.
+    """
     for statement in reversed(chain.statements):
         if isinstance(statement.body, Card):
             with suppress(PeerError):
                 verify_receipts(receipts, log=statement.body.log)
-                return chain_bundle(chain, keep=frozenset({statement.n}))
+                return chain_bundle(chain, keep=_cards_of(chain, also) | {statement.n})
     raise LogCorruptionError("a stored receipt does not verify")
 
 

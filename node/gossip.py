@@ -537,6 +537,8 @@ class Gossip:
             return self.core.too_busy(act.effect.wires, error)
         if isinstance(act.effect, StoreReceipts):
             return ReceiptError("the disk took no receipt; it is asked for again")
+        if isinstance(act.effect, Heard) and isinstance(act.effect.frame, Cosign):
+            return self.witnessing.too_busy()
         return None
 
     # --- answers -----------------------------------------------------------------------------

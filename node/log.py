@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
 from keys.identity import Random, ServiceKeys
-from node.log_check import check_log
+from node.log_check import check_ends, check_log, check_steps
 from node.store import Store
 from protocol import merkle
 from protocol.canonical import encode
@@ -326,19 +326,74 @@ class Log:
         Raises:
             LogCorruptionError: an entry, tile or checkpoint does not fit; names which.
         """
-        checkpoints = self._verified_checkpoints()
+        heads = self.verified_heads()
         size = self.size
-        newest = max(checkpoints, default=-1)
-        if newest != size:
-            raise LogCorruptionError(f"{max(newest, 0)} entries were signed, but there are {size}")
         path = None if self._store.in_transaction else self._store.path
         check_log(self._store.tuples, size, path=path, progress=progress)
-        # Of the stored tiles, which were found to be those of the entries; not of our memory.
-        stored, memo = _Tiles(self._store), dict[tuple[int, int], bytes]()
-        for signed, root in checkpoints.items():
-            if merkle.root(signed, stored, memo) != root:
-                raise LogCorruptionError(f"the log differs from its checkpoint of size {signed}")
+        self._check_roots(heads)
         return size
+
+    def verify_steps(self, first: int, size: int) -> Iterator[int]:
+        """Check the entries from *first* to before *size*, and the tiles over them, step by step.
+
+        Between the steps the log may grow. ``verify_ends`` follows the last one.
+
+        Args:
+            first: a multiple of 256; what the tiles hold of entries before it is taken as it is.
+            size: at most that of the log.
+
+        Yields:
+            The number of entries up to which all was checked.
+
+        Raises:
+            LogCorruptionError: an entry or tile does not fit; names which.
+        """
+        yield from check_steps(self._store.tuples, first, size)
+
+    def verify_ends(self) -> None:
+        """Check that what is signed leads to all stored tiles, and that nothing is left over.
+
+        Raises:
+            LogCorruptionError: a checkpoint or tile does not fit; names which.
+        """
+        heads = self.verified_heads()
+        check_ends(self._store.tuples, self.size)
+        self._check_roots(heads)
+
+    def verified_heads(self) -> dict[int, bytes]:
+        """Verify the signatures of all kept checkpoints; return their roots by size.
+
+        Raises:
+            LogCorruptionError: one does not verify, or none is of the whole log.
+        """
+        heads = self._verified_checkpoints()
+        newest = max(heads, default=-1)
+        if newest != self.size:
+            raise LogCorruptionError(
+                f"{max(newest, 0)} entries were signed, but there are {self.size}"
+            )
+        return heads
+
+    def stored_roots(self) -> Callable[[int], bytes]:
+        """Return what gives the root of any size, of the stored tiles and not of our memory.
+
+        It raises a LogCorruptionError if a tile is missing or too narrow.
+        """
+        stored, memo = _Tiles(self._store), dict[tuple[int, int], bytes]()
+
+        def root(size: int) -> bytes:
+            try:
+                return merkle.root(size, stored, memo)
+            except ProofError as error:
+                raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
+
+        return root
+
+    def _check_roots(self, heads: Mapping[int, bytes]) -> None:
+        root_of = self.stored_roots()
+        for size, root in heads.items():
+            if root_of(size) != root:
+                raise LogCorruptionError(f"the log differs from its checkpoint of size {size}")
 
     def _verified_checkpoints(self) -> dict[int, bytes]:
         keys = self._keys.log_keys(self.origin)

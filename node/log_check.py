@@ -11,7 +11,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,10 @@ class Checked:
 
 
 class _Rebuilt:
-    """Makes tiles anew from one level up to another, and compares each with the stored one."""
+    """Makes tiles anew from one level up to another, and compares each with the stored one.
+
+    Where *first* is inside a tile of some level, what that tile holds before it is taken as stored.
+    """
 
     def __init__(self, rows: Rows, *, first: int = 0, level: int = 0, end: int = 64) -> None:
         self._rows = rows
@@ -60,7 +63,7 @@ class _Rebuilt:
         while level < self._end:
             at = level - self._level
             if at == len(self._edges):
-                self._edges.append((self._first // merkle.TILE_WIDTH ** (at + 1), b""))
+                self._edges.append(self._begun(level, at))
             index, edge = self._edges[at]
             edge += data
             if len(edge) < _FULL_TILE:
@@ -71,17 +74,35 @@ class _Rebuilt:
             level, data = level + 1, merkle.tile_root(edge)
         self.above.append(data)
 
-    def finish(self) -> None:
-        """Compare the right edge."""
+    def _begun(self, level: int, at: int) -> tuple[int, bytes]:
+        """Return index and hashes before the first new one of the tile where *level* begins."""
+        index, width = divmod(self._first // merkle.TILE_WIDTH**at, merkle.TILE_WIDTH)
+        if not width:
+            return index, b""
+        given = self._stored(level, index)[: width * merkle.HASH_SIZE]
+        if len(given) != width * merkle.HASH_SIZE:
+            raise _differs(level, index)
+        return index, given
+
+    def finish(self, *, grown: bool = False) -> None:
+        """Compare the right edge; with *grown* the stored one may be wider by now."""
         for level, (index, edge) in enumerate(self._edges, start=self._level):
             if edge:
-                self._compare(level, index, edge)
+                self._compare(level, index, edge, grown=grown)
 
-    def _compare(self, level: int, index: int, data: bytes) -> None:
-        stored = self._rows("SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index)
-        if stored != [(data,)]:
-            raise LogCorruptionError(f"tile {level}/{index} differs from the entries it stands for")
+    def _compare(self, level: int, index: int, data: bytes, *, grown: bool = False) -> None:
+        stored = self._stored(level, index)
+        if (stored[: len(data)] if grown else stored) != data:
+            raise _differs(level, index)
         self.tiles += 1
+
+    def _stored(self, level: int, index: int) -> bytes:
+        found = self._rows("SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index)
+        return bytes(found[0][0]) if found else b""
+
+
+def _differs(level: int, index: int) -> LogCorruptionError:
+    return LogCorruptionError(f"tile {level}/{index} differs from the entries it stands for")
 
 
 def check_log(
@@ -117,7 +138,44 @@ def check_log(
         for root in part.roots:
             upper.add(root)
     upper.finish()
-    if rows("SELECT count(*) FROM tiles") != [(upper.tiles + sum(part.tiles for part in parts),)]:
+    check_ends(rows, size)
+
+
+def check_steps(rows: Rows, first: int, size: int) -> Iterator[int]:
+    """Check the entries from *first* to before *size* and the tiles above them, tile by tile.
+
+    The log may grow meanwhile. *first* is a multiple of 256.
+
+    Yields:
+        The number of entries up to which all was checked.
+
+    Raises:
+        LogCorruptionError: an entry or tile does not fit; names which.
+    """
+    rebuilt = _Rebuilt(rows, first=first)
+    for low in range(first, size, merkle.TILE_WIDTH):
+        high = min(low + merkle.TILE_WIDTH, size)
+        rebuilt.add(b"".join(merkle.leaf_hashes(_checked_entries(rows, low, high))))
+        if high == size:
+            rebuilt.finish(grown=True)
+        yield high
+
+
+def check_ends(rows: Rows, size: int) -> None:
+    """Check that there are as many tiles and entries as a log of *size* entries has, and no more.
+
+    Raises:
+        LogCorruptionError: there are others, or a last tile has another width.
+    """
+    tiles, level, count = 0, 0, size
+    while count:
+        index, width = divmod(count, merkle.TILE_WIDTH)
+        tiles += index + bool(width)
+        sql = "SELECT length(data) FROM tiles WHERE level = ? AND idx = ?"
+        if width and rows(sql, level, index) != [(width * merkle.HASH_SIZE,)]:
+            raise _differs(level, index)
+        level, count = level + 1, index
+    if rows("SELECT count(*) FROM tiles") != [(tiles,)]:
         raise LogCorruptionError("the log has tiles that belong to no entry")
     if rows("SELECT 1 FROM entries WHERE idx >= ? LIMIT 1", size):
         raise LogCorruptionError(f"{size} entries were signed, but there are more")

@@ -12,6 +12,7 @@ from node.core import Core
 from node.words import counted
 from protocol.errors import ConflictError, NotFoundError, RequestError
 from protocol.log_fork import parse_log_fork
+from protocol.policy import format_policy
 
 _UNWITNESSED_MS: Final = 15 * 60_000
 _UNPROVEN_MS: Final = 60 * 60_000
@@ -60,6 +61,10 @@ class LogView:
             },
         }
 
+    def policy(self) -> bytes:
+        """Return the policy in force, as a file that other programs read."""
+        return format_policy(self._core.cosigning.policy).encode()
+
     def bracket(self, index: int, anchor: Any) -> Row:  # noqa: ANN401  protocol.envelope.Anchor
         """Return between which times an envelope was made, as far as witnesses show it.
 
@@ -75,14 +80,13 @@ class LogView:
             "cosigned_size": None if after is None else after.size,
         }
         if anchor is not None:
-            own = anchor.origin == self._core.log.origin
-            at = self._core.cosigning.time_of(anchor.size, anchor.root) if own else None
-            peer = self._core.witness.owner_of(anchor.origin)
-            owner = self._core.node_id if own else None if peer is None else peer.node_id
+            owner = self._core.log_owner(anchor.origin)
+            at = self._core.cosigning.time_of(anchor.origin, anchor.size, anchor.root)
             row["anchor"] = {
                 "origin": anchor.origin,
                 "size": anchor.size,
                 "owner": None if owner is None else self._name(owner),
+                "own": owner == self._core.node_id,
             }
             row["not_before"] = None if at is None else _time(at)
         return row

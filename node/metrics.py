@@ -144,6 +144,9 @@ RESEALS_REFUSED: Final = _counter(
 LINKS_OPEN: Final = _gauge("links_open", "Links open now.")
 GAPS_OPEN: Final = _gauge("gaps_open", "Streams of which an envelope is known to be missing.")
 OUTBOX_DEPTH: Final = _gauge("outbox_depth", "Deliveries that wait, by peer.", "peer")
+RECEIPTS_OVERDUE: Final = _gauge(
+    "receipts_overdue", "Deliveries whose receipt is missing past its deadline, by peer.", "peer"
+)
 LOG_SIZE: Final = _gauge("log_size_entries", "Entries of the log.")
 CUSTODY_BYTES: Final = _gauge("custody_bytes", "Bytes of envelopes carried for others.")
 CUSTODY_GIVEN: Final = _gauge(
@@ -159,7 +162,7 @@ METRICS: Final = (
     CONNECTIONS_REFUSED, HANDSHAKE_TIMEOUTS, SLOW_READERS, OVERSIZE, BAD_SIGNATURES, BROKEN_FRAMES,
     BACKOFFS, QUOTA_REFUSALS, CLOCK_SKEWS, DISK_BUSY, FORKS, LOG_FORKS, LOG_REFUSED,
     COSIGNED, COSIGNING_REFUSED, UNOPENED, SEALED_AGAIN, RESEALS_REFUSED, LINKS_OPEN, GAPS_OPEN,
-    OUTBOX_DEPTH, LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN, CUSTODY_KEPT_OUT,
+    OUTBOX_DEPTH, RECEIPTS_OVERDUE, LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN, CUSTODY_KEPT_OUT,
 )  # fmt: skip
 """Every metric, in the order in which they are told."""
 

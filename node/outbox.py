@@ -68,6 +68,17 @@ _OVER: Final = (
 )
 """What was carried and is owed to nobody, of a part of the log."""
 
+_WAITING: Final = (
+    "FROM outbox o JOIN envelopes v ON v.id = o.envelope_id "
+    "JOIN peers p ON p.node_id = o.peer WHERE o.state = 'queued' "
+)
+# Of a carrier it is not known since when it is asked, so it must have been offered at least.
+_OVERDUE: Final = (
+    "AND ((o.first_at <= ? AND {linked}) OR (v.arrived <= ? AND p.last_contact >= v.arrived "
+    "AND (o.route <> 'carrier' OR o.attempts > 0)))"
+)
+_SINCE: Final = "coalesce(o.first_at, v.arrived)"
+
 
 class Route(StrEnum):
     """Why a peer gets an envelope."""
@@ -75,6 +86,14 @@ class Route(StrEnum):
     DIRECT = "direct"
     CARRIER = "carrier"
     FORWARD = "forward"
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """How many deliveries to one peer are overdue, and since when (ms) the oldest has waited."""
+
+    count: int
+    oldest: int
 
 
 class Outbox:
@@ -214,6 +233,44 @@ class Outbox:
                 since, envelope_id, peer,
             )  # fmt: skip
 
+    # --- what is overdue ---------------------------------------------------------------------
+    def overdue(
+        self, peers: Sequence[bytes], *, now: int, linked: frozenset[bytes] | None
+    ) -> dict[bytes, Late]:
+        """Return which of *peers* owe a receipt past its deadline, how many, and since when.
+
+        It is due from a peer that is linked and was sent the envelope RECEIPT_OVERDUE_MS ago, and
+        from one that was linked since it was queued DELIVERY_OVERDUE_MS ago.
+
+        Args:
+            peers: about whom to ask.
+            now: UTC in ms.
+            linked: who is linked now; None if the node does not run, and then whoever was linked
+                that time after the sending.
+        """
+        late, values = _overdue(now, linked)
+        rows = self._store.rows(
+            expand(
+                f"SELECT o.peer, count(*) AS n, min({_SINCE}) AS since {_WAITING} {late} "
+                "AND o.peer IN (??) GROUP BY o.peer",
+                peers,
+            ),
+            *values, *peers,
+        )  # fmt: skip
+        return {row["peer"]: Late(row["n"], row["since"]) for row in rows}
+
+    def overdue_rows(
+        self, peer: bytes, *, now: int, linked: frozenset[bytes] | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return up to *limit* deliveries that ``overdue`` counts of *peer*, the oldest first."""
+        late, values = _overdue(now, linked)
+        return self._store.rows(
+            f"SELECT o.*, v.author, {_SINCE} AS since {_WAITING} {late} "
+            "AND o.peer = ? ORDER BY since, o.position LIMIT ?",
+            *values, peer, limit,
+        )  # fmt: skip
+
+    # --- carriers and ends -------------------------------------------------------------------
     def ask_carriers(self, connected: frozenset[bytes]) -> int:
         """Queue held carrier deliveries whose recipient is not reached; return how many."""
         rows = self._store.rows(
@@ -538,6 +595,17 @@ class Custody:
         stub = custody.stub_of(envelope.parse(wire))
         self._store.insert("stubs", {"envelope_id": envelope_id, "stub": stub.encode()})
         self._store.run("UPDATE envelopes SET wire = NULL WHERE id = ?", envelope_id)
+
+
+def _overdue(now: int, linked: frozenset[bytes] | None) -> tuple[str, list[object]]:
+    """Return the condition under which a waiting delivery is overdue, and its values."""
+    sent, queued = now - limits.RECEIPT_OVERDUE_MS, now - limits.DELIVERY_OVERDUE_MS
+    if linked is None:
+        condition = _OVERDUE.format(linked="p.last_contact >= o.first_at + ?")
+        return condition, [sent, limits.RECEIPT_OVERDUE_MS, queued]
+    present = sorted(linked)
+    condition = _OVERDUE.format(linked=expand("o.peer IN (??)", present))
+    return condition, [sent, *present, queued]
 
 
 def _parts(values: Sequence[bytes]) -> list[Sequence[bytes]]:

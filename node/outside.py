@@ -17,7 +17,7 @@ from node import metrics
 from node.core import Core
 from node.metrics import Metrics
 from protocol import limits
-from protocol.errors import PicketError, StoreError
+from protocol.errors import LimitError, PicketError, StoreError
 from protocol.note import VerifierKey
 from protocol.witness import CONFLICT, OK, SIZE_TEXT, parse_size
 
@@ -32,24 +32,28 @@ class OutsideWitnesses:
     def __init__(self, core: Core, *, desk: Desk, counts: Metrics) -> None:
         """Prepare; *desk* runs a function on the thread that owns the databases."""
         self._core, self._desk, self._metrics = core, desk, counts
-        self._asking: set[asyncio.Task[None]] = set()
+        self._asking: dict[str, asyncio.Task[None]] = {}
 
     def ask(self, size: int) -> None:
-        """Show the offered head of *size* to each of them, unless the last one is still waited for.
+        """Show the offered head of *size* to each of them that is not still waited for.
 
         Slow ones are left to their time; the next head is soon enough.
         """
-        if not self._asking:
-            for url, keys in self._core.cosigning.outside():
+        for url, keys in self._core.cosigning.outside():
+            if url not in self._asking:
                 task = asyncio.create_task(self._ask(url, keys, size))
-                self._asking.add(task)
-                task.add_done_callback(self._asking.discard)
+                self._asking[url] = task
+                task.add_done_callback(lambda _, url=url: self._asking.pop(url))  # type: ignore[misc]
+
+    def tasks(self) -> tuple[asyncio.Task[None], ...]:
+        """Return the conversations that go on."""
+        return tuple(self._asking.values())
 
     async def stop(self) -> None:
         """Give up on what is not answered yet."""
-        for task in self._asking:
+        for task in self.tasks():
             task.cancel()
-        await asyncio.gather(*self._asking, return_exceptions=True)
+        await asyncio.gather(*self.tasks(), return_exceptions=True)
 
     async def _ask(self, url: str, keys: Sequence[VerifierKey], size: int) -> None:
         try:
@@ -58,7 +62,8 @@ class OutsideWitnesses:
             raise  # the desk has stopped the node already
         except PicketError as error:
             self._failed(url, error.message)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
+            # UnicodeError: a host name of the policy that cannot be looked up.
             self._failed(url, type(error).__name__)
 
     def _failed(self, url: str, why: str) -> None:
@@ -67,7 +72,8 @@ class OutsideWitnesses:
 
     async def _converse(self, url: str, keys: Sequence[VerifierKey], size: int) -> None:
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        # What is packed may be any length when unpacked.
+        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
             old: int | None = None
             for _ in range(2):
                 status, body, kind = await self._post(session, url, keys[0].name, size, old)
@@ -93,7 +99,7 @@ class OutsideWitnesses:
             async for chunk in response.content.iter_any():
                 answer += chunk
                 if len(answer) > limits.MAX_NOTE:
-                    raise aiohttp.ClientPayloadError("the answer is too long")
+                    raise LimitError(f"the answer is longer than {limits.MAX_NOTE} bytes")
             return response.status, bytes(answer), response.content_type
 
     async def _take(self, size: int, body: bytes, keys: Sequence[VerifierKey]) -> None:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar
 
@@ -28,7 +28,7 @@ from protocol.errors import (
     SignatureError,
     UntrustedKeyError,
 )
-from protocol.frames import Receipts, Runs, decode_frame, encode_frame
+from protocol.frames import Receipts, Run, Runs, decode_frame, encode_frame
 from protocol.frontier import StreamKey
 from protocol.receipt import VerifiedReceipt, single, verify_receipts, verify_runs
 from protocol.statement import Card, NamedKeys
@@ -246,21 +246,51 @@ class ReceiptBook:
             found.add(receipt_subject(row["recipient"], row["frame"]))
         return found
 
-    def lost(self) -> bytes | None:
-        """Return the id of an envelope whose receipt stands in a kept lot but in no row."""
-        for row in self._store.rows("SELECT frame FROM receipt_lots"):
-            lot = decode_frame(row["frame"])
-            if not isinstance(lot, Runs):
+    def verified_lot(self, lot: bytes, recipient: bytes) -> Mapping[bytes, VerifiedReceipt]:
+        """Verify receipts that are kept as one lot; return them by envelope id.
+
+        Raises:
+            PeerError: they are missing, forged or damaged.
+        """
+        data = self._store.scalar("SELECT frame FROM receipt_lots WHERE id = ?", lot)
+        peer = self._owner.trust.peers.get(recipient)
+        runs = None if data is None else decode_frame(data)
+        if not isinstance(runs, Runs) or peer is None:
+            raise ReceiptError("the stored receipts are missing, or of a node that is no peer")
+        found: dict[bytes, VerifiedReceipt] = {}
+        for each in _under_any(log_keys(peer), lambda log: verify_runs(runs, log=log)):
+            found.setdefault(each.envelope_id, each)
+        return found
+
+    def lost(self) -> Iterator[bytes | None]:
+        """Look at one kept lot after the other; yield None if there is a row for all of it.
+
+        Else yield the id of an envelope whose receipt stands in the lot and in no row.
+
+        Raises:
+            PeerError: a lot was damaged on disk.
+        """
+        last = -1
+        while row := self._store.row(
+            "SELECT rowid AS number, frame FROM receipt_lots WHERE rowid > ? "
+            "ORDER BY rowid LIMIT 1",
+            last,
+        ):
+            last = row["number"]
+            runs = decode_frame(row["frame"])
+            if not isinstance(runs, Runs):
                 raise ReceiptError("the stored receipts are none")
-            for run in lot.runs:
-                for envelope_id in run.ids:
-                    if not self._store.scalar(
-                        "SELECT 1 FROM receipts WHERE envelope_id = ? AND recipient = ? "
-                        "AND kind = ?",
-                        envelope_id, lot.recipient, run.kind,
-                    ):  # fmt: skip
-                        return envelope_id
-        return None
+            yield next((each for run in runs.runs for each in self._absent(runs, run)), None)
+
+    def _absent(self, runs: Runs, run: Run) -> list[bytes]:
+        """Return the ids of a run for which there is no row."""
+        held: set[bytes] = set()
+        sql = "SELECT envelope_id FROM receipts WHERE recipient = ? AND kind = ? AND envelope_id IN"
+        for at in range(0, len(run.ids), _CHUNK):
+            part = run.ids[at : at + _CHUNK]
+            rows = self._store.tuples(expand(f"{sql} (??)", part), runs.recipient, run.kind, *part)
+            held.update(envelope_id for (envelope_id,) in rows)
+        return [each for each in run.ids if each not in held]
 
     # --- giving ------------------------------------------------------------------------------
     def answers(self, items: Sequence[tuple[bytes, int]]) -> list[Receipts | Runs]:
@@ -362,6 +392,8 @@ def _under_any(keys: Sequence[NamedKeys], act: Callable[[NamedKeys], _R]) -> _R:
     Raises:
         PeerError: it fails under each; this is what the last one raised.
     """
+    if not keys:
+        raise ReceiptError("no key of the log is known")
     for key in keys[:-1]:
         with suppress(SignatureError, ProofError, ReceiptError):
             return act(key)

@@ -35,11 +35,14 @@ from protocol.errors import (
     StoreError,
     TooLargeError,
 )
+from protocol.witness import SIZE_TEXT
 
 _IMPORTS: Final = "/api/v1/imports"
 _ATTACHMENTS: Final = "/api/v1/attachments"
 _LOG_FILES: Final = ("/api/v1/log/checkpoint", "/api/v1/log/tile/")
 _SHUTDOWN_S: Final = 2.0
+_NO_CHARSET: Final = frozenset({"application/octet-stream", "application/zip", SIZE_TEXT})
+"""Bytes, and what readers compare as a whole (C2SP tlog-witness)."""
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -121,14 +124,11 @@ class Server:
                     "the node met a fault of its own; nothing is known to have been changed",
                     fix="look for the event bug in its journal and report it",
                 ), request_id)  # fmt: skip
-            headers = {**_HEADERS, **dict(response.headers), "X-Request-Id": request_id}
-            return web.Response(
-                status=response.status,
-                body=response.body,
-                content_type=response.content_type,
-                charset="utf-8" if "octet-stream" not in response.content_type else None,
-                headers=headers,
-            )
+            headers = {
+                **_HEADERS, **dict(response.headers), "X-Request-Id": request_id,
+                "Content-Type": _whole_type(response.content_type),
+            }  # fmt: skip
+            return web.Response(status=response.status, body=response.body, headers=headers)
 
         return handle
 
@@ -194,6 +194,11 @@ class Server:
             )
         if "Origin" in raw.headers:
             raise ForbiddenError("requests from web pages are refused")
+
+
+def _whole_type(kind: str) -> str:
+    """Return *kind* as a Content-Type header; all text that is sent is UTF-8."""
+    return kind if kind in _NO_CHARSET or "charset=" in kind else f"{kind}; charset=utf-8"
 
 
 def _is_file(raw: web.Request) -> bool:

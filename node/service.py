@@ -36,9 +36,12 @@ from node.metrics import (
     LINKS_OPEN,
     LOG_SIZE,
     OUTBOX_DEPTH,
+    RECEIPTS_OVERDUE,
     Metrics,
 )
+from node.overdue import Overdue
 from node.tiles import CHECKPOINT, LogFiles, Resource
+from node.verifying import Verifier, shown
 from node.words import counted
 from protocol import envelope, limits, suite
 from protocol.access import EXPORT_LOG, PROOF, RAW, READ
@@ -135,9 +138,14 @@ class Service:
             core, clock=clock, name=self._name, read=self.network.read_log,
             stop_reading=self.network.stop_reading, linked=self.network.linked,
         )  # fmt: skip
+        self.overdue = Overdue(
+            core, clock=clock, name=self._name,
+            linked=lambda: self.network.linked() if self.network.running else None,
+        )  # fmt: skip
         self.evidence = Evidence(
             core, clock=clock, network=config.node.network, envelopes_of=self._envelope_ids
         )
+        self.verifier = Verifier(core)
 
     # --- the node ----------------------------------------------------------------------------
     def node(self) -> Row:
@@ -238,6 +246,13 @@ class Service:
             message = f"{name} sent parts of {counted(times, 'attachment')} that do not verify"
             yield "bad-attachment", message, "they are fetched from others; its disk may be failing"
         yield from self._approval_notices()
+        for node_id, late in sorted(self.overdue.by_peer().items()):
+            name = self._name(node_id)
+            message = (
+                f"{name} owes {counted(late.count, 'receipt')}; "
+                f"the oldest is missing since {_minute(late.oldest)}"
+            )
+            yield "receipts-missing", message, f"see: picket delivery missing {_quoted(name)}"
         if self.network.running:
             yield from self._link_notices()
 
@@ -338,6 +353,11 @@ class Service:
         counts.replace(CUSTODY_KEPT_OUT, kept_out)
         waiting = {peer.name: self.core.outbox.size(peer.node_id) for peer in self._peers()}
         counts.replace(OUTBOX_DEPTH, waiting)
+        late = self.overdue.by_peer()
+        counts.replace(
+            RECEIPTS_OVERDUE,
+            {p.name: late[p.node_id].count if p.node_id in late else 0 for p in self._peers()},
+        )
         return counts.render()
 
     def ready(self) -> Row:
@@ -827,6 +847,16 @@ class Service:
         data = delivery.make(self.core, self.core.presence, wanted, now=now)
         return {"envelope_id": wanted.hex(), "statement": armor_statement(data)}
 
+    def missing_receipts(self, name: str | None, *, limit: int) -> Row:
+        """Return the deliveries whose receipt is missing past its deadline, by peer.
+
+        Raises:
+            NotFoundError: no peer, or more than one, has that name.
+            RequestError: *limit* is out of bounds.
+        """
+        peer = None if name is None else self.core.trust.find(name)
+        return self.overdue.listed(peer, limit=limit)
+
     def raw(self, key: str, number: int, *, who: str = OPERATOR) -> bytes:
         """Return the exact signed bytes of envelope *number* (from 0) of an incident.
 
@@ -1101,14 +1131,33 @@ class Service:
         self.core.access.record(EXPORT_LOG, (), by, what)
         return self.log_head()
 
-    def log_verify(self) -> Row:
-        """Verify the whole log, every stored envelope and receipt.
+    def log_verify(self, *, since: bool = False, steps: bool = False) -> Row:
+        """Verify the log and all that is stored; with *since* only what is new since the last time.
+
+        With *steps* it is begun, or the one that goes on is joined; ``log_verification`` goes on.
 
         Raises:
             LogCorruptionError: something does not verify; names what.
         """
-        counts = self.core.verify()
-        return {"ok": True, **self._log_head(), **{f"{k}_checked": v for k, v in counts.items()}}
+        if not steps:
+            self.verifier.at_once(since=since)
+            return self._verified(None)
+        return self._verified(self.verifier.begin(since=since))
+
+    def log_verification(self) -> Row:
+        """Go on with the verification for a moment; return how far it is, or what came of it.
+
+        Raises:
+            LogCorruptionError: something does not verify; names what.
+            NotFoundError: none was begun.
+        """
+        return self._verified(self.verifier.go_on())
+
+    def _verified(self, going: Row | None) -> Row:
+        if going is not None:
+            return {"running": True, **going}
+        assert self.verifier.last is not None  # noqa: S101  it has just ended
+        return {"running": False, "ok": True, **self._log_head(), **shown(*self.verifier.last)}
 
     # --- tokens ------------------------------------------------------------------------------
     def create_token(self, *, name: str, scopes: Sequence[str], days: int) -> Row:
@@ -1190,6 +1239,10 @@ def _groups(chosen: Audience) -> list[tuple[tuple[Peer, ...], tuple[str, ...]]]:
 def _minute(at: int) -> str:
     shown = rfc3339(at)
     return f"{shown[:10]} {shown[11:16]} UTC"
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if " " in name else name
 
 
 def _trouble(name: str, text: str) -> tuple[str, str]:

@@ -118,14 +118,25 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     ),
     "tiles": ({"level": int, "idx": int, "data": bytes}, ("level", "idx")),
     "checkpoints": ({"size": int, "note": bytes, "at": int}, "size"),
-    # Heads of this log with the cosignatures of witnesses; quorum_at and time_s are seconds.
-    "cosigned": ({"size": int, "note": bytes, "at": int, "quorum_at": int}, "size"),
-    "cosignatures": (
-        {"size": int, "name": str, "key_id": bytes, "signature": bytes, "time_s": int},
-        ("size", "name", "key_id"),
+    # Heads of this log, and of those that it continues under a new name, with the cosignatures of
+    # witnesses; quorum_at and time_s are seconds.
+    "cosigned": (
+        {"origin": str, "size": int, "note": bytes, "at": int, "quorum_at": int},
+        ("origin", "size"),
     ),
-    # When a quorum had cosigned a head of this log: an author may have named it as an anchor.
-    "head_times": ({"size": int, "root": bytes, "at": int}, "size"),
+    "cosignatures": (
+        {
+            "origin": str, "size": int, "name": str, "key_id": bytes, "signature": bytes,
+            "time_s": int,
+        },
+        ("origin", "size", "name", "key_id"),
+    ),
+    # When a quorum had cosigned a head of these logs: an author may have named it as an anchor.
+    "head_times": (
+        {"origin": str, "size": int, "root": bytes, "at": int}, ("origin", "size"),
+    ),
+    # Heads of other nodes' logs that envelopes of ours name as their anchor.
+    "anchors": ({"origin": str, "size": int, "note": bytes}, ("origin", "size")),
     # Of other nodes' logs: the head that was cosigned last, heads to be proven, and evidence.
     "witnessed": (
         {

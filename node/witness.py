@@ -34,12 +34,13 @@ from protocol.log_fork import (
     parse_log_fork,
     verify_log_fork,
 )
-from protocol.note import parse_note
+from protocol.note import format_note, parse_note
 from protocol.receipt import VerifiedReceipt
 from protocol.statement import NamedKeys
 from protocol.witness import (
     OK,
     TEXT,
+    UNPROCESSABLE,
     Answer,
     Seen,
     cosign,
@@ -47,6 +48,7 @@ from protocol.witness import (
     format_signatures,
     origin_hash,
     parse_add_checkpoint,
+    verify_log,
 )
 
 _MAX_FORKS: Final = 8
@@ -128,7 +130,10 @@ class WitnessBook:
         """Answer a tlog-witness request. Call inside a transaction; answer once it is durable."""
         decision = decide(body, logs=self._trusted, seen=self._seen)
         if isinstance(decision, Answer):
-            return decision, self._conflict(body, decision)
+            fork = self._conflict(body, decision)
+            if decision.status == UNPROCESSABLE and decision.conflict is None:
+                self._doubt(body)
+            return decision, fork
         peer = self.owner_of(decision.checkpoint.origin)
         assert peer is not None  # noqa: S101  its keys verified the request
         name = self._keys.witness_keys(self._name()).name
@@ -206,6 +211,35 @@ class WitnessBook:
         proof = () if row["size"] == answer.conflict.size else request.proof
         return self.keep_fork(peer.node_id, make_fork(row["note"], request.note, proof))
 
+    def _doubt(self, body: bytes) -> None:
+        """Keep a head that its log signed and gave no good proof for; the first is enough.
+
+        Whoever rewrites a log may spoil the proof, or the witnessed size be a power of two, of
+        which a good path shows no other root: so the log is asked once more, and shown as unproven
+        until it has answered.
+        """
+        note = parse_note(parse_add_checkpoint(body).note)
+        checkpoint = parse_body(note.text)
+        peer = self.owner_of(checkpoint.origin)
+        if peer is not None and self.doubtful(peer.node_id) is None:
+            own = verify_log(note, checkpoint, self._trusted(checkpoint.origin))
+            self._wait(
+                peer.node_id, checkpoint.size, checkpoint.root, peer.node_id, format_note(own)
+            )
+
+    def doubtful(self, node_id: bytes) -> tuple[int, tuple[int]] | None:
+        """Return size of a signed head that was not proven to hold the witnessed one, and its."""
+        peer = self._owner.trust.peers.get(node_id)
+        last = None if peer is None else self._seen(peer.card.log.name)
+        if last is None or not last.size:
+            return None
+        size: int | None = self._store.scalar(
+            "SELECT min(size) FROM peer_heads WHERE node_id = ?1 AND source = ?1 AND size > ?2 "
+            "AND note IS NOT NULL",
+            node_id, last.size,
+        )  # fmt: skip
+        return None if size is None else (size, (last.size,))
+
     # --- heads that come by ------------------------------------------------------------------
     def saw_receipts(self, verified: Sequence[VerifiedReceipt]) -> None:
         """Note the head under receipts that were stored, inside their transaction."""
@@ -243,6 +277,11 @@ class WitnessBook:
             if last.root == root:
                 return None
             return Claimed(node_id, size, source, self.head_of(node_id), ())
+        if source != node_id:
+            # One claim of each: who claims what never comes true must not fill the table.
+            self._store.run(
+                "DELETE FROM peer_heads WHERE node_id = ? AND source = ?", node_id, source
+            )
         self._wait(node_id, size, root, source)
         return None
 
@@ -304,9 +343,15 @@ class WitnessBook:
         return (last.size, tuple(row["size"] for row in rows)) if rows else None
 
     def waiting(self) -> dict[bytes, tuple[int, int]]:
-        """Return of each peer how many of its heads are unproven, and since when (ms)."""
+        """Return of each peer how many of its heads are unproven, and since when (ms).
+
+        What others only say of it counts from the size on that it was cosigned at: before, it
+        cannot prove or deny anything.
+        """
         rows = self._store.rows(
-            "SELECT node_id, count(*) AS n, min(at) AS at FROM peer_heads GROUP BY node_id"
+            "SELECT node_id, count(*) AS n, min(at) AS at FROM peer_heads p WHERE source = node_id "
+            "OR size < (SELECT max(size) FROM witnessed w WHERE w.node_id = p.node_id) "
+            "GROUP BY node_id"
         )
         return {row["node_id"]: (row["n"], row["at"]) for row in rows}
 
@@ -325,6 +370,9 @@ class WitnessBook:
         claims: list[Claimed] = []
         peer = self._owner.trust.peers.get(node_id)
         last = None if peer is None else self._seen(peer.card.log.name)
+        if last is not None and last.size < size:
+            fork = self._resolve(node_id, last, size, dict(items))
+            return ([] if fork is None else [fork]), claims
         if last is None or last.size != size:
             return forks, claims  # it was cosigned further meanwhile: asked for again
         for old, proof in items:
@@ -344,6 +392,22 @@ class WitnessBook:
                     claims.append(Claimed(node_id, old, row["source"], note, proof))
                 self._drop(node_id, old, row["root"])
         return forks, claims
+
+    def _resolve(
+        self, node_id: bytes, last: Seen, size: int, proofs: Mapping[int, tuple[bytes, ...]]
+    ) -> Forked | None:
+        """Take the proof that a doubtful head holds, or does not hold, the witnessed one."""
+        proof = proofs.get(last.size)
+        note = self.note_of(node_id, size)
+        if proof is None or not note:
+            return None
+        before, after = merkle.prefix_roots(old_size=last.size, new_size=size, path=proof)
+        if after != _root(note):
+            raise ProofError("a consistency proof does not lead to the head that was signed")
+        if before == last.root:
+            self._drop(node_id, size, after)
+            return None
+        return self.keep_fork(node_id, make_fork(self.head_of(node_id), note, proof))
 
     # --- heads to pass on --------------------------------------------------------------------
     def head_of(self, node_id: bytes) -> bytes:

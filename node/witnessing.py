@@ -25,7 +25,7 @@ from node.metrics import Metrics
 from node.tiles import LogFiles
 from node.witness import Claimed, Forked
 from protocol import limits
-from protocol.errors import NotFoundError
+from protocol.errors import NotFoundError, SignatureError
 from protocol.log_frames import (
     Consistency,
     Cosign,
@@ -48,9 +48,17 @@ HEADS_MS: Final = 600_000
 """How often peers are told what was seen of logs of third nodes."""
 START_MS: Final = 30_000
 """How long a node that was cosigned before waits at its start for a witness to answer."""
-_MAX_CLAIMS: Final = 256
+_MAX_CLAIMS: Final = 64
+"""Claims of one peer that wait for the signed head that it stands by."""
+_PATIENCE_MS: Final = 120_000
+"""How long a witness is waited for before it is asked again; a slow link takes its time."""
+_UNAVAILABLE: Final = 503
+CLOCK: Final = "clock"
+"""Why an answer is not counted: its time is in the future, by our clock."""
 _PROOF_US: Final = 50
 _TILE_US: Final = 100
+Told: TypeAlias = tuple[int, bytes, bytes]
+"""Size, root and signed note of a head that was named to peers."""
 Recorded: TypeAlias = Cosign | Cosigned | Heads | Head | Consistency | LogForked
 """Frames whose handling changes node.db; ``Head`` if it is about the log of a third node."""
 Asking: TypeAlias = WantHead | WantConsistency | WantLog | LogPart | Head
@@ -69,9 +77,11 @@ class Outcome:
 
 @dataclass
 class _Asked:
-    """What one link was asked to cosign."""
+    """What one link was asked to cosign, and how many questions before had no answer in time."""
 
     size: int = 0
+    at: int = 0
+    late: int = 0
     corrected: bool = False
 
 
@@ -108,6 +118,10 @@ class Witnessing:
         self._asked: dict[Line, _Asked] = {}
         self._claims: dict[tuple[bytes, bytes, int], Claimed] = {}
         self._heads_at: dict[Line, int] = {}
+        # What was said of third nodes in this stretch of HEADS_MS and in the one before: whoever
+        # says it has to show the signed head when it is denied, though it has cosigned later ones.
+        self._told: tuple[dict[bytes, Told], dict[bytes, Told]] = ({}, {})
+        self._told_until = now + HEADS_MS
         self._readers: dict[bytes, Parts] = {}
         self.beats = self.offered = 0
         core.signing_waits = core.has_been_linked()
@@ -127,6 +141,8 @@ class Witnessing:
         """Forget a link that is gone."""
         self._asked.pop(line, None)
         self._heads_at.pop(line, None)
+        for key in [key for key in self._claims if key[0] == line.peer]:
+            del self._claims[key]
 
     def _say(self, line: Line, frame: LogFrame) -> None:
         self._perform(line, line.session.say(frame))
@@ -160,13 +176,25 @@ class Witnessing:
             return
         size = self.offered = self._core.heartbeat()
         self.beats += 1
+        now = self._clock.monotonic()
         for line in lines:
-            self._asked[line] = _Asked(size)
+            before = self._asked.get(line, _Asked())
+            if before.size and now - before.at < _PATIENCE_MS:
+                continue
+            self._asked[line] = _Asked(size, now, before.late + (before.size > 0))
             name = self._core.trust.peer(line.peer).card.witness.name
             self._say(line, Cosign(self._core.cosigning.request(name, size)))
 
     def _say_heads(self, line: Line) -> None:
-        items = self._core.witness.heads_for(line.peer)
+        now = self._clock.monotonic()
+        if now >= self._told_until:
+            self._told, self._told_until = ({}, self._told[0]), now + HEADS_MS
+        told = self._told[0]
+        found = self._core.witness.heads_for(line.peer)
+        for node_id, size, root in found:
+            if node_id not in told:
+                told[node_id] = size, root, self._core.witness.note_of(node_id, size)
+        items = tuple((node_id, *told[node_id][:2]) for node_id, _, _ in found)
         for at in range(0, len(items), limits.MAX_HEADS):
             self._say(line, Heads(items[at : at + limits.MAX_HEADS]))
 
@@ -189,7 +217,7 @@ class Witnessing:
                 # Whom else we know is nobody's business; of its own log a peer may ask.
                 if node_id == line.peer or self._tells(line, node_id):
                     note = self._core.witness.note_of(node_id, size)
-                    self._say(line, Head(node_id, note))
+                    self._say(line, Head(node_id, note or self._note_told(node_id, size)))
             case WantConsistency(size, olds):
                 self._prove(line, size, olds)
             case WantLog(path):
@@ -199,6 +227,13 @@ class Witnessing:
                 if reader is not None and path in reader.paths:
                     reader.paths.discard(path)
                     reader.take(path, body)
+
+    def _note_told(self, node_id: bytes, size: int) -> bytes:
+        """Return the signed head of that size, if it was told to anybody; else empty."""
+        for told in self._told:
+            if node_id in told and told[node_id][0] == size:
+                return told[node_id][2]
+        return b""
 
     def _prove(self, line: Line, size: int, olds: Iterable[int]) -> None:
         olds = [old for old in olds if old < size <= self._core.log.signed_size]
@@ -253,8 +288,15 @@ class Witnessing:
         if answer.status == OK:
             say += self._unproven(line.peer)
         else:
+            doubtful = self._core.witness.doubtful(line.peer)
+            say += () if doubtful is None else (WantConsistency(*doubtful),)
             _log.info("not-cosigned", peer=self._name(line.peer), status=answer.status)
         return Outcome(say=say, forks=() if fork is None else (fork,))
+
+    @staticmethod
+    def too_busy() -> Outcome:
+        """Answer a question that the disk does not take now: it may be asked again at once."""
+        return Outcome(say=(Cosigned(_UNAVAILABLE, b""),))
 
     def _unproven(self, peer: bytes) -> tuple[LogFrame, ...]:
         found = self._core.witness.unproven(peer)
@@ -266,18 +308,34 @@ class Witnessing:
             return Outcome()  # of a beat before this link, or not asked for
         if status == OK:
             keys = witness_vkeys(self._core.trust.peer(line.peer).card.witness)
-            size, asked.size = asked.size, 0
-            return Outcome(cosigned=self._core.cosigning.take(size, body, keys=keys))
+            size, asked.size = asked.size, 0  # answered, even if the disk does not take it
+            try:
+                met = self._core.cosigning.take(size, body, keys=keys)
+            except SignatureError:
+                if asked.late:
+                    asked.late, asked.size = asked.late - 1, size  # of what it was asked before
+                    return Outcome()
+                if not self._core.cosigning.is_ahead(body):
+                    raise
+                return self._refused(line, CLOCK)
+            asked.late = 0
+            return Outcome(cosigned=met)
         if status == CONFLICT and not asked.corrected:
             asked.corrected = True
             old = parse_size(body)
             if old > asked.size:
+                asked.size = 0
                 # It says that it knows a longer log; only our own signature can show that.
                 return Outcome(say=(WantHead(self._core.node_id, old),))
+            asked.size = self.offered  # the one that it was shown may be gone meanwhile
             name = self._core.trust.peer(line.peer).card.witness.name
             request = self._core.cosigning.request(name, asked.size, old=old)
             return Outcome(say=(Cosign(request),))
-        _log.warning("cosigning-refused", peer=self._name(line.peer), status=status)
+        asked.size = 0
+        return self._refused(line, str(status))
+
+    def _refused(self, line: Line, why: str) -> Outcome:
+        _log.warning("cosigning-refused", peer=self._name(line.peer), code=why)
         self._metrics.add(metrics.COSIGNING_REFUSED, self._name(line.peer))
         return Outcome()
 
@@ -322,8 +380,11 @@ class Witnessing:
     def _ask_for(self, claim: Claimed) -> None:
         """Ask who said something that a log denies for the signature that would show it."""
         line = self._links.get(claim.source)
-        if line is None or not line.open or len(self._claims) >= _MAX_CLAIMS:
+        if line is None or not line.open:
             return
+        waiting = [key for key in self._claims if key[0] == claim.source]
+        if len(waiting) >= _MAX_CLAIMS:
+            del self._claims[waiting[0]]  # who never answers is in nobody's way but its own
         self._claims[claim.source, claim.node_id, claim.size] = claim
         self._say(line, WantHead(claim.node_id, claim.size))
 

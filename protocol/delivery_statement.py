@@ -28,6 +28,7 @@ from typing import Final, TypeAlias, TypeVar, assert_never
 
 from protocol import limits, suite
 from protocol.canonical import Value, decode, encode
+from protocol.checkpoint import parse_body
 from protocol.entry import EntryKind
 from protocol.envelope import Header, parse_audience, parse_header
 from protocol.errors import (
@@ -44,9 +45,10 @@ from protocol.errors import (
     WrongNetworkError,
 )
 from protocol.frames import Receipts, decode_frame
+from protocol.note import parse_note
 from protocol.receipt import verify_receipts
 from protocol.shape import array, octets, text, uint
-from protocol.statement import CARD, Card, Chain, verify_bundle
+from protocol.statement import CARD, Card, Chain, NamedKeys, verify_bundle
 from protocol.statement import VERSION as BUNDLE_VERSION
 
 VERSION: Final = 1
@@ -200,9 +202,35 @@ def author_bundle(chain: Chain, *, card_n: int) -> bytes:
 
     The envelope verifies under that card, the statement under the newest.
     """
+    return _bundle(chain, {card_n})
+
+
+def recipient_bundle(chain: Chain, item: Item) -> bytes:
+    """Return the card bundle of *chain* that also keeps the card whole that *item* needs.
+
+    A receipt verifies under the keys of the log that gave it, which may have had another name.
+    """
+    if not isinstance(item, Delivered):
+        return _bundle(chain, set())
+    origin = _receipt_origin(item)
+    named = [
+        statement.n for statement in chain.statements
+        if isinstance(statement.body, Card) and statement.body.log.name == origin
+    ]  # fmt: skip
+    return _bundle(chain, set(named[-1:]))
+
+
+def _receipt_origin(item: Delivered) -> str:
+    frame = decode_frame(item.receipt)
+    if not isinstance(frame, Receipts):
+        raise ReceiptError("it is no receipt of one envelope")
+    return parse_body(parse_note(frame.checkpoint).text).origin
+
+
+def _bundle(chain: Chain, keep: set[int]) -> bytes:
     last = len(chain.statements) - 1
     wires = [
-        statement.skeleton() if statement.type == CARD and n not in {card_n, last}
+        statement.skeleton() if statement.type == CARD and n not in keep | {last}
         else statement.wire
         for n, statement in enumerate(chain.statements)
     ]  # fmt: skip
@@ -485,7 +513,7 @@ def _check_receipts(said: DeliveryStatement, chains: Sequence[Chain]) -> tuple[N
         if isinstance(item, Delivered):
             count += 1
             try:
-                verify_delivery(item, envelope_id=said.envelope_id, card=_card(chain))
+                verify_delivery(item, envelope_id=said.envelope_id, chain=chain)
             except PeerError as error:
                 bad.append((item.node_id, error))
     if bad:
@@ -497,8 +525,11 @@ def _check_receipts(said: DeliveryStatement, chains: Sequence[Chain]) -> tuple[N
     return None, f"all verify in their recipients' logs; receipts: {count}"
 
 
-def verify_delivery(item: Delivered, *, envelope_id: bytes, card: Card) -> None:
-    """Verify that *item* proves the envelope to stand, to be read, in the log of *card*'s node.
+def verify_delivery(item: Delivered, *, envelope_id: bytes, chain: Chain) -> None:
+    """Verify that *item* proves the envelope to stand, to be read, in a log of *chain*'s node.
+
+    That log is the one of its newest card, or the one of an older card that is there whole: a node
+    that had to begin a new log has had two names, and a receipt outlives the name.
 
     Raises:
         PeerError: the receipt is malformed, forged, of another node or envelope, or a carrier's.
@@ -508,7 +539,7 @@ def verify_delivery(item: Delivered, *, envelope_id: bytes, card: Card) -> None:
         raise ReceiptError("it is no receipt of one envelope")
     if frame.recipient != item.node_id:
         raise ReceiptError("it is the receipt of another node")
-    (receipt,) = verify_receipts(frame, log=card.log)
+    (receipt,) = verify_receipts(frame, log=_log(chain, _receipt_origin(item)))
     if receipt.envelope_id != envelope_id:
         raise ReceiptError("it is the receipt of another envelope")
     if receipt.kind is not EntryKind.RECEIVED:
@@ -528,6 +559,14 @@ def _check_times(said: DeliveryStatement) -> tuple[None, str]:
         ):
             raise DecodeError(f"the link of {_shown([item.node_id])} lies outside the window")
     return None, "the times agree with each other"
+
+
+def _log(chain: Chain, origin: str) -> NamedKeys:
+    """Return the keys of the log *origin* of the newest card that names it, or the newest keys."""
+    for statement in reversed(chain.statements):
+        if isinstance(statement.body, Card) and statement.body.log.name == origin:
+            return statement.body.log
+    return _card(chain).log
 
 
 def _card(chain: Chain) -> Card:

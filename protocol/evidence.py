@@ -249,10 +249,13 @@ class _Examination:
         data = self._file(zips.VKEYS)
         return self._parsed("vkeys", lambda: parse_vkeys(data))
 
-    def _log(self) -> NamedKeys:
-        """Return the keys of the log that the proof is about, from a card of the holder."""
+    def _log(self, origin: str = "") -> NamedKeys:
+        """Return the keys of the log that the proof is about, or of *origin*, of the holder.
+
+        A node that had to begin a new log has one on an old card and one on the newest.
+        """
         chain = self._need(self._holder_chain, "the holder")
-        origin = self._note()[1].origin
+        origin = origin or self._note()[1].origin
         for card in _cards(chain):
             if card.log.name == origin:
                 return card.log
@@ -517,14 +520,23 @@ class _Examination:
             raise DecodeError("the acts are not in the order of the log, or one is there twice")
         self._check_export(access)
         left = f", {access.left_out} older ones are left out" if access.left_out else ""
-        return f"{_counted(len(indexes), 'act')}, this export among them{left}"
+        first = self._note()[1].origin
+        renamed = "" if checkpoint.origin == first else f"; it goes on as {checkpoint.origin}"
+        return f"{_counted(len(indexes), 'act')}, this export among them{left}{renamed}"
+
+    def _signed(self, checkpoint: bytes) -> Checkpoint:
+        """Verify a checkpoint of a log of the holder, whichever of its logs it names."""
+        log = self._log(parse_body(parse_note(checkpoint).text).origin)
+        return verify_checkpoint(
+            checkpoint, origin=log.name, ed25519=log.ed25519, mldsa44=log.mldsa44
+        )
 
     def _join(self, access: Access) -> None:
-        """Verify that the checkpoint of the acts continues the one of the message."""
-        log, (_, first) = self._log(), self._note()
-        second = verify_checkpoint(
-            access.checkpoint, origin=log.name, ed25519=log.ed25519, mldsa44=log.mldsa44
-        )
+        """Verify that the checkpoint of the acts continues the one of the message.
+
+        It may name a later log of the holder: that one continues the tree of the log before.
+        """
+        first, second = self._note()[1], self._signed(access.checkpoint)
         merkle.verify_consistency(
             old_size=first.size, old_root=first.root, new_size=second.size, new_root=second.root,
             proof=access.consistency,
@@ -588,10 +600,8 @@ class _Examination:
             yield zips.PROOF, self._file(zips.PROOF)
             yield "its checkpoint", self._proof().checkpoint
         if zips.STAMPED in self._files:
-            earlier, log = parse_tlog_proof(self._files[zips.STAMPED]), self._log()
-            checkpoint = verify_checkpoint(
-                earlier.checkpoint, origin=log.name, ed25519=log.ed25519, mldsa44=log.mldsa44
-            )
+            earlier = parse_tlog_proof(self._files[zips.STAMPED])
+            checkpoint = self._signed(earlier.checkpoint)
             _verify_inclusion(earlier.index, self._file(zips.ENTRY), earlier.hashes, checkpoint)
             yield zips.STAMPED, self._files[zips.STAMPED]
             yield "its checkpoint", earlier.checkpoint

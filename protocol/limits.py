@@ -222,6 +222,13 @@ back at once. More wait for the next day."""
 MAX_NOTICES: Final = 32
 """Notices sent, or answers given, on one link in a second."""
 
+# --- receipts that are missing -------------------------------------------------------------------
+RECEIPT_OVERDUE_MS: Final = 600_000
+"""A linked peer that was sent an envelope has to give its receipt within this time: a receipt takes
+seconds, and a refusal is followed by another offer within ten minutes."""
+DELIVERY_OVERDUE_MS: Final = 86_400_000
+"""What has waited so long for a peer that was linked meanwhile is overdue, however it was sent."""
+
 # --- delivery statements -----------------------------------------------------------------------
 REACHABLE_WINDOW_MS: Final = 150_000
 """Whoever is linked within this time of a release could be reached: two rounds of anti-entropy and

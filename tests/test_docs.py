@@ -18,13 +18,15 @@ import pytest
 import typer.main
 
 from keys import trust
-from node import __version__, api, app, service
+from node import __version__, api, app, logview, service
 from node.cli.main import app as commands
 from node.cli.terminal import Exit
 from node.config import FIELDS
 from node.service import SCOPES, Service
 from protocol import errors, limits
 from protocol.incident import parse_incident
+from protocol.policy import format_policy, make_policy, parse_policy
+from tests.factories import card_body
 
 ROOT: Final = Path(__file__).parents[1]
 OPERATING: Final = ROOT / "docs" / "operating.md"
@@ -95,20 +97,24 @@ def test_every_exit_code_is_documented() -> None:
     assert [int(row[0]) for row in table] == [int(code) for code in Exit]
 
 
-def test_every_notice_is_documented() -> None:
-    source = ast.parse(Path(service.__file__).read_text(encoding="utf-8"))
-    given = {
-        node.value.elts[0].value
-        for node in ast.walk(source)
+def notices_of(module: str) -> set[str]:
+    """The codes of the notices that a module gives: the first of each tuple that it yields."""
+    return {
+        str(node.value.elts[0].value)
+        for node in ast.walk(ast.parse(Path(module).read_text(encoding="utf-8")))
         if isinstance(node, ast.Yield)
         and isinstance(node.value, ast.Tuple)
         and isinstance(node.value.elts[0], ast.Constant)
     }
+
+
+def test_every_notice_is_documented() -> None:
+    given = notices_of(service.__file__) | notices_of(logview.__file__)
     table = rows(section(OPERATING, "### Notices in status"))
     notices = [coded(row[0])[0] for row in table if row[0] != "code"]
     documented = notices[: notices.index("connect-failed")]
-    assert len(given) > 5
-    assert sorted(documented) == sorted(map(str, given))
+    assert {"log-fork", "unopened"} <= given
+    assert sorted(documented) == sorted(given)
 
 
 def test_every_code_in_the_documents_of_links_is_a_code_of_the_program() -> None:
@@ -199,6 +205,30 @@ def test_the_unit_hands_over_the_passphrase_under_the_name_that_the_node_looks_f
     assert resolve(shlex.split(unit["Service"]["ExecStart"])[1:], whole=True) == ["run"]
     stops = {int(code) for code in unit["Service"]["RestartPreventExitStatus"].split()}
     assert stops == {Exit.USAGE, Exit.REFUSED, Exit.UNVERIFIED}
+
+
+def test_each_notice_about_logs_is_explained() -> None:
+    table = rows(section(OPERATING, "### What the notices about logs mean"))
+    assert {coded(row[0])[0] for row in table} == notices_of(logview.__file__)
+
+
+def test_the_example_of_a_policy_is_one_and_asks_whom_it_says() -> None:
+    peers = ("birch", "cedar", "dogwood")
+    whole = format_policy(
+        make_policy(card_body("alder").log, [(n, card_body(n).witness) for n in peers], 2)
+    )
+    (changed,) = blocks(OPERATING, "policy")
+    kept = whole.splitlines()[:-2]
+    assert [line.split(" ")[0] for line in whole.splitlines()[-2:]] == ["group", "quorum"]
+    policy = parse_policy("\n".join([*kept, changed]))
+    assert policy.witnesses["public"].url == "https://witness.example"
+
+    def met(*names: str) -> bool:
+        keys = [f"{name}.{kind}" for name in names for kind in ("ed", "mldsa")]
+        return policy.satisfied([*keys, "public"]) and not policy.satisfied(keys)
+
+    assert met("birch", "dogwood")
+    assert not met("birch")
 
 
 # --- commands --------------------------------------------------------------------------------

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -18,6 +20,7 @@ from node.cli.terminal import (
     ask_passphrase,
     call,
     confirm,
+    exit_code,
     fail,
     fail_with,
     plain,
@@ -38,14 +41,82 @@ _POLL_S: Final = 0.3
 
 
 @app.command("verify")
-def verify(context: typer.Context, as_json: Json = False) -> None:
-    """Verify every entry, envelope and receipt. Exit code 5 if anything does not."""
-    seen = call(context, "POST", "/api/v1/log/verify", {})
+def verify(
+    context: typer.Context,
+    new: Annotated[
+        bool, typer.Option("--new", help="Leave out what was verified the last time.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify every entry, envelope and receipt, and all heads and proofs that are kept.
+
+    The node goes on working meanwhile. Exit code 5 if anything does not verify. With --new
+    something older that was changed since it was verified is not found: leave it out now and then.
+    """
+    with Client(state(context).home).session() as exchange:
+        node = _Node(exchange)
+        with _bar(drawn=sys.stderr.isatty() and not as_json) as draw:
+            seen = node.verification("POST", "verify", {"since": new, "steps": True})
+            while seen is not None and seen.get("running"):
+                draw(seen)
+                seen = node.verification("GET", "verification")
+    if node.problem is not None:
+        if exit_code(node.problem.get("code", "")) is Exit.UNVERIFIED:
+            say("The log does NOT verify.")
+        fail_with(node.problem)
     if as_json:
         show_json(seen)
     else:
-        counts = (seen[f"{what}_checked"] for what in ("entries", "envelopes", "receipts"))
-        show("The log verifies: {} entries, {} envelopes, {} receipts.".format(*counts))
+        _verified(seen or {}, new=new)
+
+
+def _verified(seen: dict[str, Any], *, new: bool) -> None:
+    entries, envelopes, receipts = (
+        seen[f"{what}_checked"] for what in ("entries", "envelopes", "receipts")
+    )
+    counts = f"{entries} entries, {envelopes} envelopes, {receipts} receipts"
+    if seen["full"]:
+        show(f"The log verifies: {counts}.")
+        if new:
+            show("Nothing was verified before, so all of it was looked at.")
+    else:
+        show(f"What is new since {utc(seen['since'])} verifies: {counts}.")
+        before = counted(seen["first_entry"], "entry")
+        show(f"Not looked at again: what belongs to the {before} before. All was last verified "
+             f"{utc(seen['last_full']['at'])}; to do so again: picket log verify")  # fmt: skip
+    if seen["cosignatures_unknown"]:
+        count = counted(seen["cosignatures_unknown"], "confirmation")
+        show(f"Not checked: {count} by witnesses whose keys this node does not know any more.")
+    if not seen["remembered"]:
+        show("This could not be noted, as the disk is full: the next --new begins where this did.")
+
+
+_WHAT: Final = {
+    "entries": "log entries", "envelopes": "envelopes", "receipts": "receipts",
+    "comparisons": "comparing with the log", "heads": "confirmed heads", "evidence": "proofs",
+}  # fmt: skip
+_BAR: Final = 30
+_LINE: Final = 79
+
+
+@contextlib.contextmanager
+def _bar(*, drawn: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give what draws how far something is, on one line that is gone in the end."""
+
+    def draw(seen: dict[str, Any]) -> None:
+        if drawn:
+            done, total = seen["done"], max(seen["total"], 1)
+            filled = "#" * (_BAR * done // total)
+            text = f"[{filled:<{_BAR}}] {_WHAT[seen['what']]}: {done} of {seen['total']}"
+            sys.stderr.write(f"\r{text:<{_LINE}}")
+            sys.stderr.flush()
+
+    try:
+        yield draw
+    finally:
+        if drawn:
+            sys.stderr.write(f"\r{'':<{_LINE}}\r")
+            sys.stderr.flush()
 
 
 @app.command("head")
@@ -113,6 +184,17 @@ class _Node:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
+        self.problem: dict[str, Any] | None = None
+
+    def verification(self, method: str, path: str, body: object = None) -> dict[str, Any] | None:
+        """Return how far a verification is, or None where ``problem`` says why it ended."""
+        data = b"" if body is None else json.dumps(body).encode()
+        status, answer = self._exchange(method, _PREFIX + path, data)
+        value: dict[str, Any] = json.loads(answer)
+        if status >= _PROBLEM:
+            self.problem = value
+            return None
+        return value
 
     def file(self, path: str) -> bytes:
         """Return the file at *path*; a problem ends the command."""
@@ -213,6 +295,15 @@ def audit(
             show(f"{mark}  {check['check']}: {plain(check['detail'])}")
     if not seen["ok"]:
         raise typer.Exit(Exit.UNVERIFIED)
+
+
+@app.command("policy")
+def policy(context: typer.Context) -> None:
+    """Print whose cosignatures count, as a file: the default, or that of `witness-policy`.
+
+    Verifiers need it with a proof. To change it, write it to `witness-policy` in the node's folder.
+    """
+    sys.stdout.write(Client(state(context).home).call_bytes("GET", _PREFIX + "policy").decode())
 
 
 @app.command("fork")

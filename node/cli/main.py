@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from node import __version__
-from node.cli import attachments, disclosure, evidence, log
+from node.cli import attachments, delivery, disclosure, evidence, log
 from node.cli import doctor as doctor_checks
 from node.cli.terminal import (
     HOW_TO_START,
@@ -24,10 +24,10 @@ from node.cli.terminal import (
     call,
     choose,
     confirm,
-    denied,
     exit_code,
     fail,
     plain,
+    read_text,
     say,
     show,
     show_json,
@@ -51,12 +51,11 @@ _SUB = {"no_args_is_help": True, "rich_markup_mode": None}
 keys_app = typer.Typer(help="This node's keys and card.", **_SUB)  # type: ignore[arg-type]
 peers_app = typer.Typer(help="The authorities this node knows.", **_SUB)  # type: ignore[arg-type]
 incidents_app = typer.Typer(help="Drafts, released and received incidents.", **_SUB)  # type: ignore[arg-type]
-delivery_app = typer.Typer(help="Statements of who has an envelope.", **_SUB)  # type: ignore[arg-type]
 tokens_app = typer.Typer(help="Tokens for programs on this machine.", **_SUB)  # type: ignore[arg-type]
 config_app = typer.Typer(help="The settings.", **_SUB)  # type: ignore[arg-type]
 for _name, _app in (
     ("keys", keys_app), ("peers", peers_app), ("incidents", incidents_app), ("log", log.app),
-    ("attachments", attachments.app), ("evidence", evidence.app), ("delivery", delivery_app),
+    ("attachments", attachments.app), ("evidence", evidence.app), ("delivery", delivery.app),
     ("disclose", disclosure.app),
     ("tokens", tokens_app), ("config", config_app),
 ):  # fmt: skip
@@ -290,7 +289,7 @@ def peers_add(
     as_json: Json = False,
 ) -> None:
     """Add a peer by its card. Nothing is shared with it before you approve it."""
-    body = {"card": _read(card)} | ({"name": name} if name else {})
+    body = {"card": read_text(card)} | ({"name": name} if name else {})
     peer = call(context, "POST", "/api/v1/peers", body)
     if as_json:
         show_json(peer)
@@ -306,16 +305,6 @@ def _safety_number(peer: Any) -> None:  # noqa: ANN401
     for at in range(0, len(groups), 4):
         show("    " + "   ".join(groups[at : at + 4]))
     say("Read it to each other on a number you know, not one from the card.")
-
-
-def _read(path: Path) -> str:
-    try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except OSError as error:
-        otherwise = f"Give - in its place, and hand it over with: < {path}"
-        fail(denied(path, "read", error, otherwise=otherwise), Exit.USAGE)
-    except UnicodeDecodeError:
-        fail(f"{path} is not text. Ask for the file again", Exit.USAGE)
 
 
 def _quoted(name: str) -> str:
@@ -429,7 +418,7 @@ def incidents_new(
     as_json: Json = False,
 ) -> None:
     """Create a draft: a few questions, or a file. Nothing leaves the node."""
-    body = _json_object(_read(file)) if file is not None else _asked(context)
+    body = _json_object(read_text(file)) if file is not None else _asked(context)
     seen = call(context, "POST", "/api/v1/incidents", body, needs_keys=True)
     if as_json:
         show_json(seen)
@@ -490,7 +479,7 @@ def incidents_import(
     as_json: Json = False,
 ) -> None:
     """Create many drafts. Nothing is released."""
-    lines = [line for line in _read(file).split("\n") if line.strip()]
+    lines = [line for line in read_text(file).split("\n") if line.strip()]
     items = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -548,7 +537,7 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
         show(f"{seen['ref']}  {gone} {utc(seen['erased']['at'])}: {seen['erased']['reason']}")
     if seen["state"] == "erased":
         show(f"from      {plain(seen['author'])}; it came {utc(seen['recorded_at'])}")
-        _deliveries(seen["deliveries"])
+        delivery.deliveries(seen["deliveries"])
         return
     exercise = "  EXERCISE" if seen["exercise"] else ""
     show(f"{seen['ref']}  {seen['state']}  TLP:{seen['tlp']}{exercise}")
@@ -566,58 +555,37 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
         disclosure.tree(seen[name], 1) if seen[name] else show("  (not received or not given)")
     if seen["deliveries"]:
         show()
-        _deliveries(seen["deliveries"])
+        delivery.deliveries(seen["deliveries"])
 
 
 def _made(made: dict[str, Any]) -> None:
     """Print between which times it was made, as far as witnesses show it."""
-    anchor = made["anchor"]
-    if made["not_before"]:
-        show(f"not before {utc(made['not_before'])}: it names a head of this node's log")
-    elif anchor:
-        owner = plain(anchor["owner"]) if anchor["owner"] else "an unknown node"
-        show(f"not before entry {anchor['size']} of the log of {owner}, which can tell the time")
-    if made["not_after"]:
-        show(f"not after  {utc(made['not_after'])}: witnesses confirmed the log that holds it")
+    first, last = made["not_before"], made["not_after"]
+    if first and last:
+        show(f"made      between {utc(first)} and {utc(last)}, as witnesses show")
+    elif last:
+        show(f"made      before {utc(last)}, as witnesses show")
+    elif first:
+        show(f"made      after {utc(first)}, as witnesses show")
     else:
-        show("not after  - (no quorum of witnesses has confirmed the log since)")
+        show("made      at a time that witnesses do not show")
+    if not first:
+        show(f"          {_earliest(made['anchor'])}")
+    if not last:
+        show("          too few witnesses have confirmed its log entry yet to say before when")
 
 
-def _deliveries(items: list[dict[str, Any]]) -> None:
-    table(
-        ("RECIPIENT", "PART", "LAYERS", "SINCE", "STATE"),
-        [
-            (d["peer"], d["part"], d["layers"], utc(d["at"]) if d["at"] else "-",
-             _delivery_state(d))
-            for d in items
-        ],
-    )  # fmt: skip
-
-
-_STATES = {
-    "queued": "waiting", "sent": "sent, no receipt yet", "held": "held, not needed so far",
-    "withdrawn": "taken back, not received",
-}  # fmt: skip
-_REFUSALS = {
-    "untrusted-key": "it has not approved this node yet",
-    "quota": "too much at once, it is sent again",
-    "busy": "its disk is full, it is sent again",
-    "custody-full": "the carrier has no room",
-    "not-carrying": "it carries nothing for others",
-    "unknown-card": "it lacks this node's card, it is sent again",
-    "unknown-epoch": "it lacks what came before, it is sent again",
-}
-
-
-def _delivery_state(row: dict[str, Any]) -> str:
-    state_word: str = _STATES.get(row["state"], row["state"])
-    if row["erased_at"]:
-        return f"{state_word}, ERASED there: proof of {utc(row['erased_at'])}"
-    if not row["code"]:
-        return state_word
-    if row["state"] == "refused" and row["code"] in _REFUSALS:
-        return f"{state_word}: {_REFUSALS[row['code']]} ({row['code']})"
-    return f"{state_word} ({row['code']})"
+def _earliest(anchor: dict[str, Any] | None) -> str:
+    """Return what is known of the earliest time, where that is no time."""
+    if anchor is None:
+        return "its author named no log head, so nothing says after when"
+    entries = counted(anchor["size"], "entry")
+    if anchor["own"]:
+        return f"and after this node's log had {entries}; when that was is not known here any more"
+    if anchor["owner"] is None:
+        return f"and after a log that is not known here had {entries}"
+    owner = plain(anchor["owner"])
+    return f"and after the log of {owner} had {entries}: ask {owner} when that was"
 
 
 @incidents_app.command("deliveries")
@@ -627,7 +595,7 @@ def incidents_deliveries(context: typer.Context, incident: Incident, as_json: Js
     if as_json:
         show_json(seen)
     else:
-        _deliveries(seen["items"])
+        delivery.deliveries(seen["items"])
 
 
 @incidents_app.command("release")
@@ -672,7 +640,7 @@ def incidents_release(
         show_json(seen)
         return
     show(f"{seen['ref']} is released.")
-    _deliveries(seen["deliveries"])
+    delivery.deliveries(seen["deliveries"])
     say(f"Receipts arrive here: picket incidents deliveries {seen['ref']}")
 
 
@@ -684,117 +652,6 @@ def _preview(preview: dict[str, Any]) -> None:
     say(f"Will NOT receive it:     {plain(preview['will_not_receive'])}")
     for sha256 in preview["attachments_without_content"]:
         say(f"! The attachment {sha256[:16]} goes without its content: it is not here.")
-
-
-# --- delivery --------------------------------------------------------------------------------
-@delivery_app.command("statement")
-def delivery_statement(
-    context: typer.Context,
-    what: Annotated[
-        str, typer.Argument(metavar="INCIDENT|ENVELOPE", help="Reference, id or envelope id.")
-    ],
-    out: Out = None,
-    force: Force = False,
-) -> None:
-    """Sign a statement of who has an incident, one for each of its envelopes.
-
-    Anybody can check it: picket delivery check FILE. An envelope id works while the node is locked.
-    """
-    from node.delivery import parse_envelope_id  # noqa: PLC0415
-
-    ids = [what]
-    if parse_envelope_id(what) is None:
-        seen = call(context, "GET", _incident_path(what), needs_keys=True)
-        ids = [row["envelope_id"] for row in seen["envelopes"]]
-        if not ids:
-            fail("this is a draft: nobody has it. Release it first", Exit.REFUSED)
-    path = "/api/v1/envelopes/{}/statement"
-    text = "".join(call(context, "GET", path.format(each))["statement"] for each in ids)
-    if out is None:
-        sys.stdout.write(text)
-        return
-    write_new(out, text, force=force)
-    say(f"Written to {out}. It names all recipients. See it with: picket delivery check {out}")
-
-
-@delivery_app.command("check")
-def delivery_check(
-    file: Annotated[
-        Path, typer.Argument(readable=False, help="File with statements, or - for input.")
-    ],
-    author: Annotated[str, typer.Option(help="Node id that it must come from.")] = "",
-    network: Annotated[str, typer.Option(help="Name of the network.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Check delivery statements. It needs no node. Exit code 5 if one does not verify.
-
-    Exit code 1 if all verify and one does not say that everybody reachable has the envelope.
-    """
-    from keys.fingerprint import parse_node_id  # noqa: PLC0415
-    from node.delivery import report_row  # noqa: PLC0415
-    from protocol.delivery_statement import check_statement, dearmor_statements  # noqa: PLC0415
-    from protocol.suite import network_id  # noqa: PLC0415
-
-    try:
-        expected = parse_node_id(author) if author else None
-    except PicketError as error:
-        usage(f"--author is not a whole node id: {error.message}. Give all 8 groups of 7 letters")
-    named = network_id(network) if network else None
-    rows = [
-        report_row(check_statement(data, network=named, author=expected))
-        for data in dearmor_statements(_read(file))
-    ]
-    if as_json:
-        show_json(rows)
-    else:
-        for number, row in enumerate(rows, start=1):
-            if len(rows) > 1:
-                show(f"Statement {number} of {len(rows)}")
-            _delivery_report(row)
-    if not all(row["genuine"] for row in rows):
-        raise typer.Exit(Exit.UNVERIFIED)
-    if not all(row["holds"] for row in rows):
-        raise typer.Exit(Exit.FAILURE)
-
-
-_CLAIMS = {
-    "holds": "Delivered to all that the author could reach.",
-    "fails": "NOT delivered to all that the author could reach.",
-    "open": "Made too early to tell: recipients could still be reached.",
-}
-
-
-def _delivery_report(row: dict[str, Any]) -> None:
-    said = row["statement"]
-    if said is not None and row["genuine"]:
-        show(_CLAIMS[said["claim"]])
-    else:
-        show("It does NOT verify: believe nothing of it.")
-    if said is not None:
-        show(f"envelope  {said['envelope_id']}")
-        show(f"author    {plain(said['authority'])}, {said['author']}")
-        show(f"released  {utc(said['released'])}; recipients linked within {said['window_s']} s "
-             "count as reachable")  # fmt: skip
-        show(f"made      {utc(said['made'])}")
-        show(f"facts     {said['facts']}")
-        words = {"delivered": "delivered", "owed": "owed, linked", "unreachable": "last seen"}
-        table(
-            ("RECIPIENT", "NODE", "STATE"),
-            [
-                (r["authority"], r["node_id"][:23], words[r["state"]] + _since(r))
-                for r in said["recipients"]
-            ],
-        )
-    for check in row["checks"]:
-        mark = "ok  " if check["ok"] else "FAIL" if check["code"] else "-   "
-        show(f"{mark}  {check['check']}: {plain(check['detail'])}")
-    show()
-
-
-def _since(item: dict[str, Any]) -> str:
-    if item["state"] == "delivered":
-        return ""
-    return " " + utc(item.get("linked_from") or item.get("last_seen"))
 
 
 # --- tokens, config --------------------------------------------------------------------------

@@ -59,6 +59,7 @@ _EXITS: Final[tuple[tuple[type[e.PicketError], Exit], ...]] = (
     (e.LogCorruptionError, Exit.UNVERIFIED),
     (e.PeerError, Exit.UNVERIFIED),
     (e.RollbackError, Exit.UNVERIFIED),
+    (e.LogBehindError, Exit.UNVERIFIED),
     (e.LinkError, Exit.UNREACHABLE),
 )
 
@@ -296,6 +297,17 @@ def denied(path: Path, verb: str, error: OSError, *, otherwise: str) -> str:
     if not isinstance(error, PermissionError):
         return f"{path} cannot be {verb}: {error.strerror}. Check the path"
     return f"{path} cannot be {verb} by the user {user_name()}, who runs this command. {otherwise}"
+
+
+def read_text(path: Path) -> str:
+    """Return the text in a file of the person, or in what is handed over for ``-``."""
+    try:
+        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except OSError as error:
+        otherwise = f"Give - in its place, and hand it over with: < {path}"
+        fail(denied(path, "read", error, otherwise=otherwise), Exit.USAGE)
+    except UnicodeDecodeError:
+        fail(f"{path} is not text. Ask for the file again", Exit.USAGE)
 
 
 def write_new(path: Path, text: str, *, force: bool) -> None:

@@ -809,7 +809,8 @@ WRITE_VERBS: Final = {
     "init", "run", "unlock", "demo", "peers add", "peers approve", "incidents new",
     "incidents import", "incidents release", "log accept", "tokens create", "tokens revoke",
     "attachments add", "attachments fetch", "attachments save", "attachments drop",
-    "delivery statement", "log audit", "log export", "log fork", "log prove", "log reopen",
+    "delivery statement", "log audit", "log export", "log fork", "log policy", "log prove",
+    "log reopen",
     "evidence export", "evidence verify", "incidents erase", "disclose message", "disclose check",
 }  # fmt: skip
 # Of the recovery sheet, which is still on this machine; and of a delivery that nobody took yet.

@@ -5,12 +5,13 @@ The logs that it is shown are trees that the test makes up and signs with the ke
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import shutil
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
@@ -112,6 +113,19 @@ def home(made: Made, tmp_path: Path) -> Home:
     return Home(shutil.copytree(made.folder / "alder", tmp_path / "n"))
 
 
+@contextlib.asynccontextmanager
+async def working(home: Home) -> AsyncIterator[Running]:
+    """Serve the node of *home* and let it work: a cosignature waits for its commit."""
+    async with served(home) as running:
+        await running.engine.start(None, 0)
+        task = asyncio.create_task(running.engine.run())
+        try:
+            yield running
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
 async def add(running: Running, body: bytes, *headers: str) -> Answer:
     return await running.ask("POST", ADD, *headers, body=body)
 
@@ -151,7 +165,7 @@ async def test_a_growing_log_is_cosigned_with_both_keys_and_each_head_is_on_disk
 ) -> None:
     tree = made.tree(700)
     policy = make_policy(made.log, [("alder", made.witness)], 1)
-    async with served(home) as running:
+    async with working(home) as running:
         for old, size in ((0, 0), (0, 1), (1, 1), (1, 255), (255, 256), (256, 700), (700, 700)):
             note = await cosigned(running, tree, old, size)
             found = check_policy(note, policy)
@@ -168,7 +182,7 @@ async def test_the_head_that_was_cosigned_last_can_be_fetched_by_the_hash_of_its
     tree = made.tree(9)
     place = f"/api/v1/witness/{hashlib.sha256(made.log.name.encode()).hexdigest()}/checkpoint"
     policy = make_policy(made.log, [("alder", made.witness)], 1)
-    async with served(home) as running:
+    async with working(home) as running:
         problem_of(await running.ask("GET", place), 404, "not-found")
         await cosigned(running, tree, 0, 5)
         await cosigned(running, tree, 5, 9)
@@ -185,7 +199,7 @@ async def test_the_head_that_was_cosigned_last_can_be_fetched_by_the_hash_of_its
 async def test_the_same_head_again_gets_a_newer_time(home: Home, made: Made) -> None:
     tree = made.tree(3)
     policy = make_policy(made.log, [("alder", made.witness)], 1)
-    async with served(home) as running:
+    async with working(home) as running:
         first = check_policy(await cosigned(running, tree, 0, 3), policy).not_after
         again = check_policy(await cosigned(running, tree, 3, 3), policy).not_after
     assert first is not None
@@ -198,7 +212,7 @@ async def test_a_wrong_old_size_is_answered_with_the_right_one_and_nothing_else(
     home: Home, made: Made
 ) -> None:
     tree = made.tree(20)
-    async with served(home) as running:
+    async with working(home) as running:
         answer = await add(running, tree.request(7, 20))
         assert (answer.status, answer.body) == (409, b"0\n"), "nothing was cosigned yet"
         await cosigned(running, tree, 0, 12)
@@ -215,7 +229,7 @@ async def test_a_wrong_old_size_is_answered_with_the_right_one_and_nothing_else(
 
 async def test_a_log_that_is_not_trusted_is_not_found(home: Home, made: Made) -> None:
     tree = made.tree(3)
-    async with served(home) as running:
+    async with working(home) as running:
         tree.origin = "elsewhere.example/log"
         refused(await add(running, tree.request(0, 3)), 404, "does not know")
         tree.origin = made.log.name
@@ -253,7 +267,7 @@ async def test_a_head_without_good_signatures_of_its_log_is_forbidden(
 ) -> None:
     assert callable(spoil)
     note = spoil(made.tree(3).note(3), made)
-    async with served(home) as running:
+    async with working(home) as running:
         refused(await add(running, format_add_checkpoint(AddCheckpoint(0, (), note))), 403)
         assert recorded(home) == []
         await cosigned(running, made.tree(3), 0, 3)
@@ -272,7 +286,7 @@ async def test_a_head_without_good_signatures_of_its_log_is_forbidden(
         (b"old 99999999999999999999\n\n%s", "zeros"),
         (b"Old 0\n\n%s", "zeros"),
         (b"old 0 \n\n%s", "zeros"),
-        (b"old 0\r\n\r\n%s", "empty line"),
+        (b"old 0\r\n\r\n%s", "zeros"),
         (b"old 0\n\n\n%s", "empty line"),
         (b"old 0\nAAAA\n\n%s", "32 bytes"),
         (b"old 0\n" + b"A" * 43 + b"\n\n%s", "base64"),
@@ -290,7 +304,7 @@ async def test_a_body_of_another_form_is_a_bad_request_that_says_what(
     tree = made.tree(2)
     if b"%s" in body:
         body = body.replace(b"%s", tree.note(2))
-    async with served(home) as running:
+    async with working(home) as running:
         refused(await add(running, body), 400, word)
         assert recorded(home) == []
         await cosigned(running, tree, 0, 2)
@@ -301,7 +315,7 @@ async def test_an_oversize_body_is_refused_before_and_after_it_is_whole(
 ) -> None:
     tree = made.tree(2)
     long = tree.request(0, 2) + b"\xe2\x80\x94 x " + b"A" * limits.MAX_ADD_CHECKPOINT + b"\n"
-    async with served(home) as running:
+    async with working(home) as running:
         refused(await add(running, long), 400, "longer")
         async with running.connected() as (reader, writer):
             head = [
@@ -319,7 +333,7 @@ async def test_what_does_not_follow_from_what_was_cosigned_is_not_processed(
     home: Home, made: Made
 ) -> None:
     tree = made.tree(40)
-    async with served(home) as running:
+    async with working(home) as running:
         with_proof = AddCheckpoint(0, (bytes(32),), tree.note(10))
         refused(await add(running, format_add_checkpoint(with_proof)), 422)
         empty = AddCheckpoint(0, (), tree.note(0, root=b"\1" * 32))
@@ -347,14 +361,15 @@ async def test_another_history_is_refused_and_is_itself_the_proof_against_that_l
     home: Home, made: Made, size: int
 ) -> None:
     tree, other = made.tree(30), made.tree(45, twist=2)
-    async with served(home) as running:
+    async with working(home) as running:
         await cosigned(running, tree, 0, 30)
         before = recorded(home)
-        refused(await add(running, other.request(30, size)), 422)
-        refused(await add(running, other.request(30, size)), 422)
+        for _ in range(12):
+            refused(await add(running, other.request(30, size)), 422)
         assert recorded(home) == before
-        (proof,) = forks(home)
-        verify_log_fork(parse_log_fork(proof), logs=[made.log])
+        assert 1 <= len(forks(home)) <= 8, "enough is enough"
+        for proof in forks(home):
+            verify_log_fork(parse_log_fork(proof), logs=[made.log])
         answer = await running.ask("GET", "/api/v1/log/witnesses")
         assert answer.json["contradictions"] == ["birch"]
         told = (await running.ask("GET", "/api/v1/peers/birch/log-fork")).json
@@ -370,7 +385,7 @@ async def test_another_history_is_refused_and_is_itself_the_proof_against_that_l
 async def test_only_its_own_scope_opens_the_call(home: Home, made: Made) -> None:
     tree = made.tree(2)
     body = tree.request(0, 2)
-    async with served(home) as running:
+    async with working(home) as running:
         without = running.service.create_token(
             name="all else", scopes=[each for each in SCOPES if each != "witness:add"], days=1
         )

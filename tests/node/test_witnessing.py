@@ -170,7 +170,7 @@ def test_an_envelope_names_a_head_that_its_author_cosigned_and_a_reader_can_date
     anchor = birch.envelope(envelope_id).header.anchor
     assert anchor is not None
     assert anchor.origin == birch.core.card.log.name, "known to the audience; never our own"
-    at = birch.core.cosigning.time_of(anchor.size, anchor.root)
+    at = birch.core.cosigning.time_of(anchor.origin, anchor.size, anchor.root)
     assert at is not None
     assert at <= before_s
 

@@ -13,7 +13,7 @@ from tests.sim.node import SimNode
 from tests.sim.profiles import Profile, some_inbound
 from tests.sim.world import DEADLINE, World
 
-_TALKS: Final = 2 * HEADS_MS * MS + DEADLINE
+_TALKS: Final = HEADS_MS * MS + DEADLINE
 """What was seen of logs is compared at each opening of a link and every ten minutes."""
 
 

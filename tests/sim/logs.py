@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
+from node.metrics import LOG_REFUSED
 from protocol import merkle
 from protocol.checkpoint import parse_body, verify_ed25519
 from protocol.cosignatures import check_policy
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from tests.sim.node import SimNode
+    from tests.sim.process import Process
     from tests.sim.world import World
 
 _TAG: Final = 16
 _OK: Final = 200
 _CONFLICT: Final = 409
-_ASKED_KEPT: Final = 8
+_ASKED_KEPT: Final = 64
 _AHEAD_MS: Final = 250_000
 """How far ahead a witness's clock may be for its time to be taken: 300 s, and some for drift."""
 
@@ -45,6 +48,7 @@ class HeadSeen:
     text: str
 
 
+@lru_cache(maxsize=512)
 def read_head(note: bytes) -> HeadSeen:
     """Return the head of a signed *note*."""
     parsed = parse_note(note)
@@ -76,7 +80,9 @@ def describe(kind: str, value: list[Any]) -> str:
             head = read_head(note.partition(b"\n\n")[2] if note[:1] != b"\n" else note[1:])
             return f"{head.size} {head.root.hex()[:6]} after {old.decode()[4:]}"
         case "cosigned":
-            return f"{value[1]}" + (f" {value[2].decode().strip()}" if value[1] == _CONFLICT else "")
+            return f"{value[1]}" + (
+                f" {value[2].decode().strip()}" if value[1] == _CONFLICT else ""
+            )
         case "heads":
             return " ".join(f"{i.hex()[:4]}:{size}:{root.hex()[:6]}" for i, size, root in value[1])
         case "want-head":
@@ -122,6 +128,19 @@ class LogOracle:
         self._heads.pop(node.person, None)
         for key in [key for key in self._promised if key[0] == node.index]:
             del self._promised[key], self._cosigned[key]
+
+    def ended(self, node: SimNode, process: Process | None) -> None:
+        """Check that a process found no fault with what honest nodes said of logs."""
+        if process is None or not node.honest:
+            return
+        for peer in self._world.nodes:
+            known = process.core.trust.peers.get(peer.id)
+            if peer.trusted and known is not None:
+                count = process.gossip.metrics.value(LOG_REFUSED, known.name)
+                if count:
+                    self._world.oracle.violated(
+                        node, f"refused {count} things that the honest {peer.name} said of logs"
+                    )
 
     def keep_history(self, node: SimNode) -> None:
         """Remember the log of a dishonest node as it is now, before it is rewritten."""
@@ -248,7 +267,7 @@ class LogOracle:
         ahead = witness.clock.now() - node.clock.now()
         return witness.honest and self._world.can_link(node, witness) and ahead < _AHEAD_MS
 
-    def finish(self, *, deep: bool) -> None:
+    def finish(self) -> None:
         """Look at every head that was let out or cosigned, and at all evidence."""
         for node in self._world.nodes:
             if not node.honest:
@@ -256,9 +275,10 @@ class LogOracle:
             self.check_records(node)
             self._check_heads(node)
             self._check_evidence(node)
+            self.ended(node, node.process)
             if node.process is not None:
                 self._check_cosigned(node)
-        if deep:
+        if not self._world.genesis.bulk:
             self._check_histories()
 
     def _check_heads(self, node: SimNode) -> None:
@@ -350,9 +370,7 @@ def _origin(node: SimNode) -> str:
     """Return the name of the newest log of a node, as its disk has it."""
     if node.process is not None:
         return node.process.core.log.origin
-    rows = node.disk.rows(
-        "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
-    )
+    rows = node.disk.rows("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")
     card = node.identity.chain.card
     assert card is not None
     return read_head(rows[0][0]).origin if rows else card.log.name

@@ -20,19 +20,11 @@ from node.streams import Streams, StreamState
 from protocol.frontier import StreamKey
 from protocol.pull import Ask, Puller
 from protocol.quota import Meter
+from tests.sim import log_mutants
 from tests.sim.disk import MemoryFence
+from tests.sim.patches import patched
 from tests.sim.runner import BY_NAME, run
 from tests.sim.world import Result
-
-
-@contextmanager
-def _patched(owner: type, name: str, value: object) -> Iterator[None]:
-    kept = owner.__dict__[name]
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, kept)
 
 
 @contextmanager
@@ -47,9 +39,9 @@ def no_retry() -> Iterator[None]:
         return acts
 
     with ExitStack() as stack:
-        stack.enter_context(_patched(Puller, "due", once))
-        stack.enter_context(_patched(Offering, "retry", lambda self, line: None))
-        stack.enter_context(_patched(Offering, "_backlog", _skip_backlog))
+        stack.enter_context(patched(Puller, "due", once))
+        stack.enter_context(patched(Offering, "retry", lambda self, line: None))
+        stack.enter_context(patched(Offering, "_backlog", _skip_backlog))
         yield
 
 
@@ -74,7 +66,7 @@ def ack_before_commit() -> Iterator[None]:
             raise
 
     del transaction
-    with _patched(Store, "transaction", late), _patched(Core, "logged", _logged_late):
+    with patched(Store, "transaction", late), patched(Core, "logged", _logged_late):
         yield
 
 
@@ -99,9 +91,9 @@ def no_dedupe() -> Iterator[None]:
 
     kept = Store.insert_all
     with (
-        _patched(Intake, "holds", lambda self, envelope_id: False),
-        _patched(Streams, "_others", lambda self, key, have, held: []),
-        _patched(Store, "insert_all", insert_all),
+        patched(Intake, "holds", lambda self, envelope_id: False),
+        patched(Streams, "_others", lambda self, key, have, held: []),
+        patched(Store, "insert_all", insert_all),
     ):
         yield
 
@@ -118,14 +110,14 @@ def outside_the_audience() -> Iterator[None]:
             self.outbox.add(key, [(others[0], Route.DIRECT)], position=self.log.size)
         return key
 
-    with _patched(Core, "_ship", shipped):
+    with patched(Core, "_ship", shipped):
         yield
 
 
 @contextmanager
 def serving_anybody() -> Iterator[None]:
     """Give a stream to whoever asks for it by name."""
-    with _patched(Exchange, "_may_have", lambda self, peer, key: True):
+    with patched(Exchange, "_may_have", lambda self, peer, key: True):
         yield
 
 
@@ -133,8 +125,8 @@ def serving_anybody() -> Iterator[None]:
 def accepting_a_fork() -> Iterator[None]:
     """Keep both of two twins, and say nothing."""
     with (
-        _patched(Streams, "_contradictions", lambda self, key, state, held: []),
-        _patched(Streams, "add_fork", lambda self, fork: False),
+        patched(Streams, "_contradictions", lambda self, key, state, held: []),
+        patched(Streams, "add_fork", lambda self, fork: False),
     ):
         yield
 
@@ -150,14 +142,14 @@ def forgetting_a_gap() -> Iterator[None]:
             return state
         return replace(state, contiguous=state.beyond[-1][1], beyond=())
 
-    with _patched(Streams, "_load", forgetful):
+    with patched(Streams, "_load", forgetful):
         yield
 
 
 @contextmanager
 def no_fence() -> Iterator[None]:
     """Never write the fence."""
-    with _patched(MemoryFence, "raise_to", lambda self, size, root: None):
+    with patched(MemoryFence, "raise_to", lambda self, size, root: None):
         yield
 
 
@@ -173,14 +165,14 @@ def one_source() -> Iterator[None]:
         return chosen if known.setdefault(key, chosen.peer) == chosen.peer else None
 
     choose = Puller._choose
-    with _patched(Puller, "_choose", stubborn):
+    with patched(Puller, "_choose", stubborn):
         yield
 
 
 @contextmanager
 def dropping_both_links() -> Iterator[None]:
     """Of two links with one peer, each side keeps the other one."""
-    with _patched(
+    with patched(
         Gossip,
         "_newer_wins",
         lambda self, old, new: (
@@ -200,7 +192,7 @@ def no_quota() -> Iterator[None]:
     def free(self: Meter, sizes: Sequence[int], *, now: int) -> list[Any]:
         return [verdict for size in sizes for verdict in _paid(self, charge, size, now)]
 
-    with _patched(Meter, "charge_each", free):
+    with patched(Meter, "charge_each", free):
         yield
 
 
@@ -218,7 +210,7 @@ def same_incarnation() -> Iterator[None]:
         self._incarnation = 1
         return 1
 
-    with _patched(Core, "_begin_incarnation", first):
+    with patched(Core, "_begin_incarnation", first):
         yield
 
 
@@ -231,7 +223,7 @@ def believing_any_receipt() -> Iterator[None]:
         settle(self, peer, envelope_ids)
         self.settle(envelope_ids, peer, carried=False)
 
-    with _patched(Outbox, "late", late):
+    with patched(Outbox, "late", late):
         yield
 
 
@@ -266,6 +258,46 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "silence counts as receipt", believing_any_receipt, ("slow", "half-open", "mixed"),
         "believes that",
+    ),
+    Mutant(
+        "cosigning before the commit", log_mutants.cosigning_before_commit, ("disk-full",),
+        "and its record says",
+    ),
+    Mutant(
+        "cosigning without a proof", log_mutants.no_consistency_proof, ("rewritten",),
+        "contradict each other",
+    ),
+    Mutant(
+        "cosigning any root of one size", log_mutants.any_root_at_one_size, ("rewritten",),
+        "contradict each other",
+    ),
+    Mutant(
+        "a record that goes back", log_mutants.forgetful_witness, ("rewritten",),
+        "and its record says",
+    ),
+    Mutant(
+        "signing before a witness was heard", log_mutants.signing_at_once, ("restored-home",),
+        "proof against a log only put back",
+    ),
+    Mutant(
+        "heads for everybody", log_mutants.heads_for_everybody, ("partition", "carried"),
+        "of the log of n",
+    ),
+    Mutant(
+        "counting what was not verified", log_mutants.counting_unverified, ("bad-witness",),
+        "does not verify|too early",
+    ),
+    Mutant(
+        "silence about a log fork", log_mutants.silent_about_a_log_fork,
+        ("rewritten", "split-view"), "holds no proof",
+    ),
+    Mutant(
+        "believing any evidence", log_mutants.believing_any_evidence, ("liar-heads",),
+        "the honest n",
+    ),
+    Mutant(
+        "denying what was told", log_mutants.denying_what_was_told, ("split-view",),
+        "holds no proof",
     ),
 )  # fmt: skip
 

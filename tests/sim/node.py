@@ -176,7 +176,7 @@ class SimNode:
 
     def _end(self, why: str) -> None:
         self._life += 1
-        self.process = None
+        process, self.process = self.process, None
         self.disk.crash()
         self.fuse.set(0)
         self.world.trace(self.name, why)
@@ -187,7 +187,7 @@ class SimNode:
         self._answering = False
         for end in lines:
             self.world.network.close(end)
-        self.world.oracle.ended(self)
+        self.world.oracle.ended(self, process)
 
     # --- its disk ----------------------------------------------------------------------------
     def put_back(self, backup: Backup, *, keep_fence: bool) -> None:

@@ -16,7 +16,7 @@ import msgpack
 
 from protocol import envelope, limits, suite
 from protocol.entry import EntryKind
-from protocol.errors import StoreError
+from protocol.errors import PeerError, StoreError
 from protocol.frames import _READERS, RUN_SECRETS
 from tests.sim.logs import LogOracle, describe
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from node.line import Line
     from tests.sim.network import End
     from tests.sim.node import SimNode
+    from tests.sim.process import Process
     from tests.sim.world import World
 
 _TAG: Final = 16
@@ -111,9 +112,10 @@ class Oracle:
         self._check_kept(node)
         self.logs.check_records(node)
 
-    def ended(self, node: SimNode) -> None:
+    def ended(self, node: SimNode, process: Process | None = None) -> None:
         """Look at what a process left behind."""
         self.look(node)
+        self.logs.ended(node, process)
 
     def restored(self, node: SimNode) -> None:
         """Forget what was promised before the disk was put back."""
@@ -297,7 +299,7 @@ class Oracle:
             if kind in {"cosign", "cosigned", "heads", "head", "want-head", "consistency",
                         "want-consistency"}:  # fmt: skip
                 return f" {describe(kind, msgpack.unpackb(message[_TAG:]))}"
-        except (ValueError, IndexError, TypeError):
+        except (ValueError, IndexError, TypeError, PeerError):
             return " (garbage)"
         return ""
 
@@ -434,7 +436,7 @@ class Oracle:
             self._check_opened(node)
             if node.process is not None and deep and not self._world.genesis.bulk:
                 self._verify(node)
-        self.logs.finish(deep=deep)
+        self.logs.finish()
 
     def _check_copies(self, node: SimNode) -> None:
         (entries,), (rows, ids) = (

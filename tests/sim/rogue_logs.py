@@ -31,7 +31,7 @@ from protocol.witness import (
     format_signatures,
     parse_add_checkpoint,
 )
-from tests.sim.logs import read_head
+from tests.sim.logs import HeadSeen, read_head
 from tests.sim.node import SimNode
 from tests.sim.process import Process
 from tests.sim.rogue import Twist, say
@@ -190,7 +190,7 @@ def _some_note(world: World, node: SimNode, third: SimNode) -> bytes:
     """Return a genuine head of a third log that *node* holds, its own head, or rubbish."""
     rows = node.disk.rows("SELECT note FROM witnessed WHERE node_id = ?", third.id)
     own = node.disk.rows("SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1")
-    choices = [world.rng.randbytes(40), *(row[0] for row in rows + own)]
+    choices: list[bytes] = [world.rng.randbytes(40), *(row[0] for row in rows + own)]
     return world.rng.choice(choices)
 
 
@@ -252,9 +252,7 @@ def cosign_badly(world: World, node: SimNode) -> Twist:
     return twist
 
 
-def _bad_answer(
-    world: World, node: SimNode, process: Process, request: bytes
-) -> Cosigned | None:
+def _bad_answer(world: World, node: SimNode, process: Process, request: bytes) -> Cosigned | None:
     try:
         head = read_head(parse_add_checkpoint(request).note)
     except PeerError:
@@ -267,14 +265,12 @@ def _bad_answer(
         lambda: Cosigned(409, b"%d\n" % world.rng.choice((0, 1, head.size + 1, 10**15))),
         lambda: Cosigned(409, b"%d\n" % limits.MAX_LOG_SIZE),
         lambda: Cosigned(409, b"none\n"),
-        lambda: _badly_signed(world, node, process, head.origin, head.size, head.root),
+        lambda: _badly_signed(world, node, process, head),
     )
     return world.rng.choice((*bad, bad[-1], bad[-1]))()
 
 
-def _badly_signed(
-    world: World, node: SimNode, process: Process, origin: str, size: int, root: bytes
-) -> Cosigned:
+def _badly_signed(world: World, node: SimNode, process: Process, head: HeadSeen) -> Cosigned:
     """Return a cosignature with a wrong time, key, head or signature, or one half of it."""
     keys, now_s = process.core.keys, node.clock.now() // 1_000
     card = node.identity.chain.card
@@ -287,11 +283,11 @@ def _badly_signed(
         assert other.identity.chain.card is not None
         name = other.identity.chain.card.witness.name
     elif what == 2:
-        root = world.rng.randbytes(32)
+        head = replace(head, root=world.rng.randbytes(32))
     elif what == 3:
-        size += 1
+        head = replace(head, size=head.size + 1)
     lines = cosign(
-        Checkpoint(origin, size, root), name=name, ed25519=keys.witness_ed25519,
+        Checkpoint(head.origin, head.size, head.root), name=name, ed25519=keys.witness_ed25519,
         mldsa44=keys.witness_mldsa44, now_s=now_s,
     )  # fmt: skip
     if what == 4:

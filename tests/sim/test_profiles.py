@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.sim.runner import BY_NAME, PROFILES, run
 from tests.sim.world import Result
 
 ROOT = Path(__file__).parents[2]
-SHARE = 6
+SHARE = 2
 PINNED: list[tuple[str, int]] = [
     ("crash", 0),  # a tree head went out before the fence was raised to it
     ("mixed", 18),
@@ -22,13 +23,23 @@ PINNED: list[tuple[str, int]] = [
     ("mixed", 233),  # a head that was signed in a transaction outlived its undoing
     ("disk-full", 269),  # a receipt that the disk did not take was asked for only after minutes
     ("clocks", 306),
+    ("split-view", 4),  # who had named a head could not show its signature a beat later
+    ("liar-heads", 0),  # claims that nobody can prove showed honest logs as unproven
+    ("rewritten", 7),  # no proof of a tree whose witnessed size is a power of two
+    ("slow", 0),  # an answer that came after the next beat was taken for a bad signature
+    ("clocks", 3),  # a witness was blamed, and the link ended, as our own clock was behind
 ]
+
+
+@cache
+def _run(profile: str, seed: int) -> Result:
+    return run(BY_NAME[profile], seed)
 
 
 @pytest.mark.parametrize("profile", [p.name for p in PROFILES if p.name != "realistic"])
 def test_no_promise_is_broken(profile: str) -> None:
     for seed in range(SHARE):
-        result = run(BY_NAME[profile], seed)
+        result = _run(profile, seed)
         assert not result.violations, (profile, seed, result.violations)
         assert result.deliveries, (profile, seed)
 
@@ -38,8 +49,8 @@ def test_what_was_found_before_stays_mended(profile: str, seed: int) -> None:
     assert not run(BY_NAME[profile], seed).violations
 
 
-def _all(profile: str, count: int = 4) -> list[Result]:
-    return [run(BY_NAME[profile], seed) for seed in range(count)]
+def _all(profile: str, count: int = SHARE) -> list[Result]:
+    return [_run(profile, seed) for seed in range(count)]
 
 
 @pytest.mark.parametrize(
@@ -55,6 +66,10 @@ def _all(profile: str, count: int = 4) -> list[Result]:
         ("liar", "want"),
         ("withholding", "want"),
         ("forged-receipts", "bye"),
+        ("split-view", "log-forked"),
+        ("rewritten", "log-forked"),
+        ("liar-heads", "want-head"),
+        ("bad-witness", "want-head"),
     ],
 )
 def test_the_attacks_are_really_made(profile: str, frame: str) -> None:
@@ -64,11 +79,17 @@ def test_the_attacks_are_really_made(profile: str, frame: str) -> None:
 
 
 def test_crashes_come_about() -> None:
-    assert sum(result.deaths for result in _all("crash", 10)) >= 10
+    assert sum(result.deaths for result in _all("crash")) >= 5
+
+
+def test_of_two_processes_on_one_home_one_stops() -> None:
+    lines: list[str] = []
+    run(BY_NAME["two-at-once"], 0, trace=lines.append)
+    assert sum("stopped by log-behind" in line for line in lines) == 1
 
 
 def test_without_faults_everything_travels_once() -> None:
-    results = _all("simultaneous", 3) + _all("herd", 1)
+    results = _all("simultaneous") + _all("herd", 1)
     deliveries = sum(result.deliveries for result in results)
     assert sum(result.copies for result in results) <= 1.05 * deliveries
 

@@ -2884,7 +2884,7 @@ def _proofs_refused(scene: _Witnessed) -> list[Json]:
 
 # --- witnesses, consistency and evidence of a rewritten log ------------------------------------
 def witness_file() -> Json:
-    """Return the vectors of sections 13.8 to 13.10."""
+    """Return the vectors of sections 13.9 and 13.10."""
     scene = logs.Scene()
     given = scene.given()
     shown, bad = logs.consistencies(scene)

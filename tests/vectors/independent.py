@@ -1378,9 +1378,9 @@ def verify_proof_file(data: bytes, entry: bytes, policy: Json) -> Json:
     return {**made, "index": index, "extra": extra}
 
 
-# --- 13.8 to 13.10: witnesses, consistency, evidence of a rewritten log ------------------------
+# --- 13.9 and 13.10: witnesses, consistency, evidence of a rewritten log -------------------------
 def prefix_roots(old: int, new: int, path: list[bytes]) -> tuple[bytes, bytes]:
-    """Return the roots of both sizes that a path computes; it begins inside the old tree (13.8)."""
+    """Return the roots of both sizes that a path computes; it begins in the old tree (13.10)."""
     need(0 < old < new and path, "bad-proof")
     fn, sn = old - 1, new - 1
     while fn % 2:
