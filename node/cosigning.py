@@ -277,7 +277,13 @@ class Cosigning:
         self._store.run(
             "UPDATE cosigned SET quorum_at = ? WHERE origin = ? AND size = ?", at, origin, size
         )
-        met = {"origin": origin, "size": size, "root": self._log.root(size), "at": at}
+        # Not *at*: an author may name a head as soon as it has cosigned it, before the last of all.
+        first = int(
+            self._store.scalar(
+                "SELECT min(time_s) FROM cosignatures WHERE origin = ? AND size = ?", origin, size
+            )
+        )
+        met = {"origin": origin, "size": size, "root": self._log.root(size), "at": first}
         self._store.insert("head_times", met, replace=True)
         self._store.run("DELETE FROM head_times WHERE at < ?", at - _TIMES_KEPT_S)
         self._tidy(size)
@@ -381,7 +387,7 @@ class Cosigning:
         )
 
     def time_of(self, origin: str, size: int, root: bytes) -> int | None:
-        """Return when (seconds) a quorum had cosigned our head of that name, size and root."""
+        """Return when (seconds) the first witness cosigned our head of that name, size and root."""
         at: int | None = self._store.scalar(
             "SELECT at FROM head_times WHERE origin = ? AND size = ? AND root = ?",
             origin, size, root,

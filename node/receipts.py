@@ -84,9 +84,10 @@ class ReceiptBook:
         peer = self._owner.trust.peers.get(receipts.recipient)
         if peer is None:
             raise UntrustedKeyError("a receipt of a node that is not a peer")
+        log = _log_of(peer, receipts.checkpoint)
         if isinstance(receipts, Runs):
-            return verify_runs(receipts, log=peer.card.log)
-        return verify_receipts(receipts, log=peer.card.log)
+            return verify_runs(receipts, log=log)
+        return verify_receipts(receipts, log=log)
 
     def take(self, receipts: Receipts | Runs) -> tuple[bytes, ...]:
         """Verify *receipts*, settle what they prove, and keep and log what is new.
@@ -240,7 +241,8 @@ class ReceiptBook:
         for row in self._store.rows("SELECT recipient, frame FROM receipts WHERE lot IS NULL"):
             found.add(receipt_subject(row["recipient"], row["frame"]))
         for row in self._store.rows(
-            "SELECT DISTINCT r.recipient, l.frame FROM receipts r "
+            "SELECT r.recipient, l.frame FROM "
+            "(SELECT DISTINCT recipient, lot FROM receipts WHERE lot IS NOT NULL) r "
             "JOIN receipt_lots l ON l.id = r.lot"
         ):
             found.add(receipt_subject(row["recipient"], row["frame"]))
@@ -384,6 +386,17 @@ def log_keys(peer: Peer) -> tuple[NamedKeys, ...]:
     """Return the log keys of all cards of *peer*, the newest first: a receipt outlives its card."""
     cards = (s.body for s in reversed(peer.chain.statements) if isinstance(s.body, Card))
     return tuple(dict.fromkeys(card.log for card in cards))
+
+
+def _log_of(peer: Peer, checkpoint: bytes) -> NamedKeys:
+    """Return the log of *peer* that a checkpoint names, or its present one.
+
+    A carrier may bring a receipt of before the peer began a new log.
+    """
+    named = checkpoint.partition(b"\n")[0]
+    if named == peer.card.log.name.encode():
+        return peer.card.log
+    return next((log for log in log_keys(peer) if log.name.encode() == named), peer.card.log)
 
 
 def _under_any(keys: Sequence[NamedKeys], act: Callable[[NamedKeys], _R]) -> _R:

@@ -131,7 +131,7 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         },
         ("origin", "size", "name", "key_id"),
     ),
-    # When a quorum had cosigned a head of these logs: an author may have named it as an anchor.
+    # When the first of a quorum cosigned a head of these logs: an author may have named it.
     "head_times": (
         {"origin": str, "size": int, "root": bytes, "at": int}, ("origin", "size"),
     ),

@@ -291,12 +291,15 @@ class WitnessBook:
         """Note a head that the log itself signed; *note* if nothing else here holds it."""
         last = self._seen(checkpoint.origin)
         peer = self._owner.trust.peers.get(node_id)
-        if last is None and peer is not None and peer.card.log.name != checkpoint.origin:
+        old = peer is not None and peer.card.log.name != checkpoint.origin
+        if last is None and old:
             return None  # of an old log of that node, which nobody here has cosigned
         if last is not None and last.size == checkpoint.size:
             if last.root == checkpoint.root:
                 return None
             return self._contradiction(node_id, checkpoint.size, checkpoint.root, ())
+        if old:
+            return None  # that log proves nothing any more
         other: bytes | None = self._store.scalar(
             "SELECT root FROM peer_heads WHERE node_id = ? AND size = ? AND source = ? "
             "AND root != ?",
@@ -436,15 +439,18 @@ class WitnessBook:
         That is so if all three belong to one stream; whom else we know is nobody's business.
         """
         rows = self._store.rows(
-            "SELECT w.node_id, w.size, w.root FROM witnessed w "
+            "SELECT w.node_id, w.origin, w.size, w.root FROM witnessed w "
             "WHERE w.node_id != ?1 AND w.size > 0 AND EXISTS ("
             "SELECT 1 FROM members a JOIN members b "
             "USING (author, incarnation, stream) WHERE a.node_id = w.node_id AND b.node_id = ?1) "
             "ORDER BY w.node_id, w.at",
             peer,
         )
-        newest = {row["node_id"]: (row["node_id"], row["size"], row["root"]) for row in rows}
-        return tuple(newest.values())
+        return tuple(
+            (row["node_id"], row["size"], row["root"])
+            for row in rows
+            if self.owner_of(row["origin"]) is not None  # not the old log of one that began anew
+        )
 
     def shares(self, peer: bytes, node_id: bytes) -> bool:
         """Whether *peer* and *node_id* know of each other, and we know that they do."""
@@ -511,6 +517,8 @@ class WitnessBook:
         Raises:
             PeerError: it is not signed by that log, or contradicts nothing.
         """
+        if _origin(note) != _origin(claim.note):
+            return None  # of the old log of a node that began a new one: that is no contradiction
         return self.keep_fork(claim.node_id, make_fork(note, claim.note, claim.proof))
 
     def keep_fork(self, node_id: bytes, proof: bytes) -> Forked | None:
@@ -545,6 +553,10 @@ class WitnessBook:
 def make_fork(first: bytes, second: bytes, proof: Sequence[bytes]) -> bytes:
     """Return the bytes of the evidence that two signed heads contradict each other."""
     return encode_log_fork(make_log_fork(first, second, proof))
+
+
+def _origin(note: bytes) -> str:
+    return parse_body(parse_note(note).text).origin
 
 
 def _root(note: bytes) -> bytes:

@@ -43,7 +43,7 @@ class Trial:
     peers: tuple[Node, ...]
     log: NamedKeys
     dice: random.Random
-    heads: Counter[tuple[int, bytes]] = field(default_factory=Counter)
+    heads: dict[int, bytes] = field(default_factory=dict)
     drafts: list[tuple[Node, str]] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
     lives: int = 0
@@ -88,7 +88,8 @@ class Trial:
         head = verify_checkpoint(
             note, origin=self.log.name, ed25519=self.log.ed25519, mldsa44=self.log.mldsa44
         )
-        self.heads[head.size, head.root] += 1
+        root = self.heads.setdefault(head.size, head.root)
+        assert root == head.root, f"two heads of size {head.size} were signed"
 
     def kept(self, peer: Node) -> Path:
         """Where a peer keeps what it is shown."""
@@ -123,10 +124,12 @@ class Trial:
         threads = [threading.Thread(target=act) for act in (self.author, self.give)]
         for thread in (*threads, timer):
             thread.start()
-        self.victim.wait_killed("the timer had to kill it")
-        timer.cancel()
-        for thread in (*threads, timer):
-            thread.join()
+        try:
+            self.victim.wait_killed("the timer had to kill it")
+        finally:
+            timer.cancel()
+            for thread in (*threads, timer):
+                thread.join()
 
     def effects(self) -> Counter[str]:
         """Return at which effects the victim died, as far as it was not by the clock."""
@@ -136,6 +139,7 @@ class Trial:
     # --- the end -----------------------------------------------------------------------------
     def settle(self) -> None:
         """Let the victim live on, and check that nothing is lost and nothing is contradicted."""
+        self.collect()
         self.victim.start()
         everybody = {node.key: node for node in (self.victim, *self.peers)}
         for author, key in self.drafts:
@@ -157,6 +161,11 @@ class Trial:
             assert not codes & {"log-fork", "own-log-fork", "log-reopened", "equivocation"}
         for peer in self.peers:
             told(picket(peer.home.path, "log", "audit", self.victim.key), 0, "holds together")
+        self.collect()
+
+    def collect(self) -> None:
+        """Take in what peers have kept so far."""
+        for peer in self.peers:
             for note in read_notes(self.kept(peer)):
                 self.saw(note)
 
@@ -180,9 +189,7 @@ class Trial:
         reader.verify(keys, entries=False)
         last = Checkpoint(self.log.name, *reader.checkpoint(keys))
         tree = Exported(reader, last.size)
-        roots: dict[int, bytes] = {}
-        for size, root in self.heads:
-            assert roots.setdefault(size, root) == root, f"two heads of size {size} were signed"
+        for size, root in self.heads.items():
             merkle.verify_consistency(
                 old_size=size, old_root=root, new_size=last.size, new_root=last.root,
                 proof=merkle.prove_consistency(size, last.size, tree) if size else (),
@@ -230,8 +237,8 @@ def run(folder: Path, lives: int) -> None:
         heads, size = trial.check_heads()
         print(
             f"{trial.lives} lives, {len(trial.drafts)} incidents, {len(trial.acknowledged)} of "
-            f"them acknowledged before the last life, {heads} heads seen {trial.heads.total()} "
-            f"times, log of {size} entries, deaths at effects: {dict(trial.effects())}"
+            f"them acknowledged before the last life, {heads} heads seen, "
+            f"log of {size} entries, deaths at effects: {dict(trial.effects())}"
         )
         assert heads > lives // 2
         assert trial.effects(), "some deaths were at an effect"

@@ -49,6 +49,7 @@ from tests.node.factories import (
     pass_on,
 )
 from tests.node.test_evidence import OPENSSL, check, cosign, export, failed, make_authority, read
+from tests.node.wiring import Web
 
 Files = Mapping[str, bytes]
 
@@ -379,6 +380,26 @@ def test_a_receipt_counts_under_the_log_that_it_names_and_under_no_other(world: 
     )  # fmt: skip
     report = check_statement(make_statement(statement, without, signer=alder.core.keys.link))
     assert [each.name for each in report.checks if each.code] == ["receipts"]
+
+
+def test_a_carrier_may_bring_a_receipt_that_was_given_under_the_old_name(world: World) -> None:
+    alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
+    witnessed(world)
+    first = alder.release(1, birch, carriers=[cedar])
+    alder.core.outbox.ask_carriers(frozenset({cedar.id}))
+    pass_on(alder, cedar)
+    pass_on(cedar, birch)
+    begin_anew(world)
+    web = Web(alder, cedar)
+    web.link("alder", "cedar")
+    assert alder.state(first, birch) == "received"
+    assert b"picket_bad_signatures_total{" not in web["alder"].gossip.metrics.render()
+    heads = alder.core.store.rows(
+        "SELECT size FROM peer_heads WHERE node_id = ?1 AND source = ?1", birch.id
+    )
+    assert heads == [], "the old log proves nothing any more, so nothing waits for that"
+    assert statement_of(alder, first).holds
+    assert alder.core.verify()
 
 
 # --- heads that were named -----------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from node.api import Request, dispatch
 from node.cli.main import app
+from node.cosigning import witness_vkeys
 from node.log import Act
 from node.receipts import ReceiptBook
 from node.verifying import Passed, Verification, Verifier, read_mark, remember
@@ -20,6 +21,7 @@ from protocol import suite
 from protocol.canonical import decode, encode
 from protocol.entry import EntryKind
 from protocol.errors import BusyError, LogCorruptionError, NotFoundError
+from protocol.note import Note, format_note, parse_note
 from protocol.receipt import VerifiedReceipt
 from tests.node.factories import (
     MINUTE,
@@ -34,7 +36,7 @@ from tests.node.factories import (
 )
 from tests.node.test_log import change
 from tests.node.test_resealing import SOON, release_badly
-from tests.node.test_witnessing import BEAT, Twin
+from tests.node.test_witnessing import BEAT, Twin, cosign
 from tests.node.wiring import Web
 
 OK, UNVERIFIED = 0, 5
@@ -102,23 +104,20 @@ def test_a_tile_at_the_edge_may_grow_meanwhile_but_not_change(
     beats(alder, grown)
     for _ in steps:
         pass
-    for level in (0, 1):
-        index = (size - 1) // 256 ** (level + 1)
-        store = alder.core.store
-        with (
-            pytest.raises(LogCorruptionError, match=rf"tile {level}/{index} "),
-            store.transaction(),
-        ):
-            data = store.scalar(
-                "SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index
-            )  # fmt: skip
-            if data is None:
-                raise LogCorruptionError(f"tile {level}/{index} is not there at this size")
-            store.run(
-                "UPDATE tiles SET data = ? WHERE level = ? AND idx = ?",
-                change(data, "first"), level, index,
-            )  # fmt: skip
-            Verification(alder.core, since=False).run()
+    store = alder.core.store
+    level = 0 if size % 256 else 1 if size % 65_536 else 2
+    index = size // 256 ** (level + 1)
+    steps = Verification(alder.core, since=False).steps()
+    next(steps)
+    beats(alder, grown)
+    with pytest.raises(LogCorruptionError, match=rf"tile {level}/{index} "), store.transaction():
+        data = store.scalar("SELECT data FROM tiles WHERE level = ? AND idx = ?", level, index)
+        store.run(
+            "UPDATE tiles SET data = ? WHERE level = ? AND idx = ?",
+            change(data, "first"), level, index,
+        )  # fmt: skip
+        for _ in steps:
+            pass
 
 
 @pytest.mark.parametrize(
@@ -391,7 +390,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             view.core.seal()
             notes.append(view.core.log.checkpoint()[1])
         with birch.core.logged():
-            assert birch.core.witness.keep_fork(dogwood.id, make_fork(*notes, ()))
+            assert birch.core.witness.keep_fork(dogwood.id, make_fork(notes[0], notes[1], ()))
         twin.close()
         with birch.core.logged():
             cedar.core.heartbeat()
@@ -461,6 +460,45 @@ def test_a_head_that_is_cosigned_after_a_verification_is_new_to_the_next(world: 
         )
         Verification(alder.core, since=True).run()
     assert 0 < verified(alder, since=True).heads <= 6
+
+
+def test_a_head_that_was_shown_before_a_verification_and_cosigned_after_it_is_new(
+    world: World,
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    alder.core.heartbeat()
+    size = alder.core.cosigning.offer()
+    verified(alder, since=True)
+    keys = birch.core.card.witness
+    status, body = cosign(birch, alder.core.cosigning.request(keys.name, size))
+    assert status == 200
+    with alder.core.logged():
+        alder.core.cosigning.take(size, body, keys=witness_vkeys(keys))
+    with (
+        pytest.raises(LogCorruptionError, match="cosignature of the head"),
+        alder.core.store.transaction(),
+    ):
+        assert alder.core.store.run("UPDATE cosignatures SET time_s = time_s + 1") == 2
+        Verification(alder.core, since=True).run()
+    assert verified(alder, since=True).heads == 1
+
+
+def test_a_head_of_another_log_without_our_cosignature_is_noticed(gallery: World) -> None:
+    birch = gallery["birch"]
+    own = birch.core.card.witness.name
+    for row in birch.core.store.rows("SELECT origin, note FROM witnessed"):
+        note = parse_note(row["note"])
+        kept = tuple(line for line in note.signatures if line.name != own)
+        assert len(kept) == len(note.signatures) - 2
+        with (
+            pytest.raises(LogCorruptionError, match="lacks the cosignature of this node"),
+            birch.core.store.transaction(),
+        ):
+            birch.core.store.run(
+                "UPDATE witnessed SET note = ? WHERE origin = ?",
+                format_note(Note(note.text, kept)), row["origin"],
+            )  # fmt: skip
+            birch.core.verify()
 
 
 # --- for the desk ------------------------------------------------------------------------------

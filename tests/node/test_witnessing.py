@@ -491,6 +491,35 @@ def test_a_node_set_back_signs_nothing_and_is_led_to_a_new_log(
     assert "new log" in birch.notices()["log-reopened"]
 
 
+def test_who_still_names_the_old_log_of_a_node_that_began_a_new_one_is_not_blamed(
+    world: World,
+) -> None:
+    alder, birch, cedar, _ = four(world)
+    alder.release(1, birch, cedar)
+    web = Web(alder, birch, cedar)
+    web.link("alder", "birch", "cedar")
+    web.run(2 * BEAT)
+    web.cut("alder", "cedar")
+    web.start(web.stop("alder"), reopen=True)
+    web.link("alder", "birch")
+    web.run(2 * BEAT)
+    seen = cedar.core.store.row("SELECT * FROM witnessed WHERE node_id = ?", alder.id)
+    now = birch.core.store.row(
+        "SELECT * FROM witnessed WHERE node_id = ? ORDER BY at DESC", alder.id
+    )
+    assert seen is not None
+    assert now is not None
+    assert seen["origin"] != now["origin"]
+    # As if the two logs had come apart at that size.
+    for size, root in ((now["size"], bytes(32)), (seen["size"], seen["root"])):
+        web.say("cedar", "birch", Heads(((alder.id, size, root),)))
+    web.run(TALK)
+    for station in (birch, cedar):
+        assert station.core.witness.forks() == {}
+    assert b"log_refused_total{" not in web["birch"].gossip.metrics.render()
+    assert web.linked("birch", "cedar")
+
+
 def test_without_any_peer_the_node_signs_again_after_a_while(world: World) -> None:
     alder, birch, *_ = four(world)
     web = Web(alder, birch)

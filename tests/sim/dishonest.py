@@ -9,6 +9,7 @@ from protocol.quota import Quota, Rate
 from tests.sim import nemesis, rogue
 from tests.sim.clock import MS, SECOND
 from tests.sim.node import SimNode
+from tests.sim.process import SLOW_BEAT_MS
 from tests.sim.profiles import Profile, all_inbound, some_inbound
 from tests.sim.world import ANTI_ENTROPY, World
 
@@ -199,7 +200,13 @@ PROFILES: Final[tuple[Profile, ...]] = (
     Profile("flood", "15", "a trusted member floods", _flood, receipts=False),
     Profile("bad-signatures", "16", "envelopes under forged signatures", _bad_signatures),
     Profile("garbage", "18, 32", "frames that are none", _garbage, all_inbound),
-    Profile("withholding", "23", "a carrier promises and does not deliver", _withhold),
+    Profile(
+        "withholding",
+        "23",
+        "a carrier promises and does not deliver",
+        _withhold,
+        beat_ms=SLOW_BEAT_MS,
+    ),
     Profile("replay", "7, 23", "old envelopes sent again, to anybody", _replay, some_inbound),
     Profile("gaps", "8", "out of order, with gaps, over restarts", _gaps),
     Profile("trimmed", "23", "copies without the slots of others", _trimmed, some_inbound),

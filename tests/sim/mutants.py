@@ -21,6 +21,7 @@ from protocol.frontier import StreamKey
 from protocol.pull import Ask, Puller
 from protocol.quota import Meter
 from tests.sim import log_mutants
+from tests.sim.clock import MINUTE
 from tests.sim.disk import MemoryFence
 from tests.sim.patches import patched
 from tests.sim.runner import BY_NAME, run
@@ -235,6 +236,10 @@ class Mutant:
     plant: Callable[[], AbstractContextManager[None]]
     profiles: tuple[str, ...]
     says: str
+    first: int = 0
+    """The seed to begin with, where those before are long and do not show it."""
+    deadline: int | None = None
+    """How long to wait where the profile would wait much longer for what comes at once."""
 
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -277,7 +282,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "signing before a witness was heard", log_mutants.signing_at_once, ("restored-home",),
-        "proof against a log only put back",
+        "proof against a log only put back", first=2,
     ),
     Mutant(
         "heads for everybody", log_mutants.heads_for_everybody, ("partition", "carried"),
@@ -289,7 +294,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "silence about a log fork", log_mutants.silent_about_a_log_fork,
-        ("rewritten", "split-view"), "holds no proof",
+        ("rewritten", "split-view"), "holds no proof", deadline=MINUTE,
     ),
     Mutant(
         "believing any evidence", log_mutants.believing_any_evidence, ("liar-heads",),
@@ -297,7 +302,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "denying what was told", log_mutants.denying_what_was_told, ("split-view",),
-        "holds no proof",
+        "holds no proof", first=4, deadline=MINUTE,
     ),
 )  # fmt: skip
 
@@ -306,7 +311,10 @@ def hunt(mutant: Mutant, *, seeds: int) -> tuple[int, Result] | None:
     """Run up to *seeds* seeds in turn on its profiles; return after how many it was caught."""
     for number in range(seeds):
         name = mutant.profiles[number % len(mutant.profiles)]
-        result = run(BY_NAME[name], number // len(mutant.profiles), plant=mutant.plant)
+        seed = mutant.first + number // len(mutant.profiles)
+        profile = BY_NAME[name]
+        profile = replace(profile, deadline=mutant.deadline or profile.deadline)
+        result = run(profile, seed, plant=mutant.plant)
         if any(re.search(mutant.says, violation) for violation in result.violations):
             return number + 1, result
     return None

@@ -119,7 +119,9 @@ class SimNode:
                 self.world.oracle.violated(self, f"refuses to start: {error.message}")
             return False
         self.behind = False
-        self.process = Process(core, self.clock, self.random, self.quota)
+        self.process = Process(
+            core, self.clock, self.random, self.quota, beat_ms=self.world.beat_ms
+        )
         for twist in self.twists:
             twist(self.process)
         self.world.trace(self.name, "start" + (" locked" if locked else ""))

@@ -31,7 +31,9 @@ _CHAINS: Final[dict[tuple[bytes, ...], Chain]] = {}
 
 RECEIPTS_WAIT_MS: Final = 20
 BEAT_MS: Final = 4_000
-"""Short, as most runs end within a minute."""
+"""How often witnesses are asked: short, as most runs end within a minute."""
+SLOW_BEAT_MS: Final = 20_000
+"""In runs of many minutes that are about something else."""
 
 
 CAUGHT: Final[list[Exception]] = []
@@ -151,13 +153,14 @@ class Process:
     """One run of a node, from its start to its end."""
 
     def __init__(
-        self, core: SimCore, clock: Clock, random: Random, quota: Quota | None = None
-    ) -> None:
+        self, core: SimCore, clock: Clock, random: Random, quota: Quota | None = None, *,
+        beat_ms: int = BEAT_MS,
+    ) -> None:  # fmt: skip
         """Start the gossip of *core*."""
         self.core = core
         self.gossip = Gossip(
             core, clock=clock, random=random, quota=quota, receipts_wait_ms=RECEIPTS_WAIT_MS,
-            beat_ms=BEAT_MS,
+            beat_ms=beat_ms,
         )  # fmt: skip
 
     def join(self, certificate: bytes, peer_id: bytes, *, dialer: bool) -> Line | None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.sim import nemesis
 from tests.sim.clock import DAY, MINUTE, MS, SECOND
+from tests.sim.process import BEAT_MS, SLOW_BEAT_MS
 from tests.sim.world import DEADLINE, World
 
 Inbound = Callable[[int, Random], Sequence[bool]]
@@ -50,6 +51,7 @@ class Profile:
     nodes: int = 5
     deadline: int = DEADLINE
     receipts: bool = True
+    beat_ms: int = BEAT_MS
     check: Callable[[World], None] | None = None
 
 
@@ -394,13 +396,19 @@ def _mixed(world: World) -> None:
 
 PROFILES: Final[tuple[Profile, ...]] = (
     Profile("quiet", "-", "nothing goes wrong", _quiet, some_inbound),
-    Profile("partition", "1", "halves part for ten minutes", _partition),
+    Profile("partition", "1", "halves part for ten minutes", _partition, beat_ms=SLOW_BEAT_MS),
     Profile("one-way", "2", "one hears, the other does not", _one_way),
-    Profile("triangle", "3", "two see a third, but not each other", _triangle),
+    Profile(
+        "triangle", "3", "two see a third, but not each other", _triangle,
+        beat_ms=SLOW_BEAT_MS,
+    ),
     Profile("crash", "4", "death between any two effects", _crash, some_inbound),
     Profile("power", "5", "power is lost, nobody is told", _power),
     Profile("clocks", "6", "clocks are years off, jump and drift", _clocks),
-    Profile("set-back", "6", "a clock is set right after it was ahead", _set_back),
+    Profile(
+        "set-back", "6", "a clock is set right after it was ahead", _set_back,
+        beat_ms=SLOW_BEAT_MS,
+    ),
     Profile("duplicates", "7", "everything is offered again and again", _duplicates),
     Profile("reorder", "8", "streams arrive in any order", _reorder),
     Profile("slow", "9", "slow and deaf peers", _slow),
@@ -417,8 +425,14 @@ PROFILES: Final[tuple[Profile, ...]] = (
     Profile("half-open", "20", "silence without an error", _half_open),
     Profile("new-cards", "22", "cards change while a node is away for weeks", _new_cards),
     Profile("simultaneous", "25", "all dial each other at one moment", _simultaneous),
-    Profile("herd", "26", "all come back to a relay at once", _herd, hub, nodes=12),
+    Profile(
+        "herd", "26", "all come back to a relay at once", _herd, hub, nodes=12,
+        beat_ms=SLOW_BEAT_MS,
+    ),
     Profile("membership", "27", "audiences change in flight", _membership),
-    Profile("carried", "-", "author and reader are never up together", _carried, some_inbound),
+    Profile(
+        "carried", "-", "author and reader are never up together", _carried, some_inbound,
+        beat_ms=SLOW_BEAT_MS,
+    ),
     Profile("mixed", "all", "anything, at random", _mixed, some_inbound),
 )  # fmt: skip

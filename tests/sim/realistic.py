@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Final
 
+from node.witnessing import BEAT_MS
 from tests.sim import nemesis
 from tests.sim.clock import MS, SECOND
 from tests.sim.node import SimNode
@@ -83,5 +84,6 @@ PROFILES: Final[tuple[Profile, ...]] = (
         _realistic,
         some_inbound,
         nodes=16,
+        beat_ms=BEAT_MS,
     ),
 )

@@ -46,7 +46,9 @@ def run(
     with crypto.standins(), silence(), catching():
         count = nodes or profile.nodes
         inbound = profile.inbound(count, Random(f"{profile.name}/{seed}/inbound"))
-        world = World(seed, name=profile.name, inbound=inbound, trace=trace)
+        world = World(
+            seed, name=profile.name, inbound=inbound, trace=trace, beat_ms=profile.beat_ms
+        )
         with plant():
             _play(world, profile, deep=seed % _DEEP_EVERY == 0)
         return world.result()

@@ -29,6 +29,7 @@ from tests.sim.genesis import Genesis, genesis
 from tests.sim.network import Network
 from tests.sim.node import SimNode
 from tests.sim.oracle import Known, Oracle
+from tests.sim.process import BEAT_MS
 
 ANTI_ENTROPY: Final = 60 * SECOND
 _HEARTBEAT: Final = 38 * SECOND
@@ -73,12 +74,12 @@ class World:
     """All of one run."""
 
     def __init__(
-        self, seed: int, *, name: str, inbound: Sequence[bool],
+        self, seed: int, *, name: str, inbound: Sequence[bool], beat_ms: int = BEAT_MS,
         trace: Callable[[str], None] | None = None,
     ) -> None:  # fmt: skip
         """Make the nodes; none runs yet."""
         self.name, self.seed = name, f"{name}/{seed}"
-        self.number = seed
+        self.number, self.beat_ms = seed, beat_ms
         self.rng = Random(self.seed)
         self.events = Events()
         self.network = Network(self.events, Random(f"{self.seed}/network"))
