@@ -28,6 +28,7 @@ from protocol.entry import EntryKind
 from protocol.errors import NotFoundError, PeerError, ProofError
 from protocol.frames import Receipts, Runs, decode_frame
 from protocol.log_fork import (
+    LogFork,
     encode_log_fork,
     log_fork_digest,
     make_log_fork,
@@ -530,10 +531,9 @@ class WitnessBook:
         fork = parse_log_fork(proof)
         verify_log_fork(fork, logs=self._keys_of(node_id))
         digest = log_fork_digest(fork)
-        held = self._store.scalar("SELECT count(*) FROM log_forks WHERE node_id = ?", node_id)
-        if held >= _MAX_FORKS or self._store.scalar(
-            "SELECT 1 FROM log_forks WHERE digest = ?", digest
-        ):
+        held = [parse_log_fork(each) for each in self.forks().get(node_id, ())]
+        # Signed again, heads have other bytes: it is the same contradiction all the same.
+        if len(held) >= _MAX_FORKS or _heads(fork) in map(_heads, held):
             return None
         self._store.insert(
             "log_forks",
@@ -553,6 +553,10 @@ class WitnessBook:
 def make_fork(first: bytes, second: bytes, proof: Sequence[bytes]) -> bytes:
     """Return the bytes of the evidence that two signed heads contradict each other."""
     return encode_log_fork(make_log_fork(first, second, proof))
+
+
+def _heads(fork: LogFork) -> tuple[str, str]:
+    return parse_note(fork.first).text, parse_note(fork.second).text
 
 
 def _origin(note: bytes) -> str:
