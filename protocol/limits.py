@@ -249,7 +249,7 @@ MAX_EVIDENCE: Final = 64 * 1024 * 1024
 MAX_EVIDENCE_TEXT: Final = 64 * 1024
 """The manifest or the report."""
 MAX_EVIDENCE_CONTENT: Final = 4 * 1024 * 1024
-"""The opened message: 64 KiB as indented JSON, at worst a number with 34 other characters a byte."""
+"""The opened message: 64 KiB as indented JSON, at worst a number and 34 more characters a byte."""
 MAX_EVIDENCE_ACCESS: Final = 16 * 1024 * 1024
 """The acts about one message: 1,000 of usually 3 KiB with their proofs, and of 30 at most."""
 MAX_EVIDENCE_ACTS: Final = 1_000

@@ -71,10 +71,8 @@ def verify(
 
 
 def _verified(seen: dict[str, Any], *, new: bool) -> None:
-    entries, envelopes, receipts = (
-        seen[f"{what}_checked"] for what in ("entries", "envelopes", "receipts")
-    )
-    counts = f"{entries} entries, {envelopes} envelopes, {receipts} receipts"
+    words = (("entries", "entry"), ("envelopes", "envelope"), ("receipts", "receipt"))
+    counts = ", ".join(counted(seen[f"{name}_checked"], one) for name, one in words)
     if seen["full"]:
         show(f"The log verifies: {counts}.")
         if new:

@@ -599,7 +599,7 @@ def test_the_command_says_the_verdict_first_and_what_it_left_out(world: World) -
     done = command(alder, "--new")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("What is new since ")
-    assert lines[0].endswith(" verifies: 1 entries, 0 envelopes, 0 receipts.")
+    assert lines[0].endswith(" verifies: 1 entry, 0 envelopes, 0 receipts.")
     assert f"the {size} entries before" in lines[1]
     assert "picket log verify" in lines[1]
     assert done.stderr == "", "no bar where nobody looks"
