@@ -803,7 +803,8 @@ READ_VERBS: Final[Mapping[str, Callable[[Made], tuple[str, ...]]]] = {
     "log head": lambda _: (), "tokens list": lambda _: (), "config show": lambda _: (),
     "config check": lambda _: (), "attachments list": lambda _: (),
     "delivery check": lambda made: (str(made.folder / "statement"),),
-    "incidents access": lambda made: (made.released,), "log watch": lambda _: ("--once",), "delivery missing": lambda _: (),
+    "incidents access": lambda made: (made.released,), "log watch": lambda _: ("--once",),
+    "delivery missing": lambda _: (),
 }  # fmt: skip
 WRITE_VERBS: Final = {
     "init", "run", "unlock", "demo", "peers add", "peers approve", "incidents new",
