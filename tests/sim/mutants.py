@@ -250,7 +250,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant("no dedupe", no_dedupe, ("duplicates", "mixed"), "stored e[0-9]+ twice"),
     Mutant("forwarding outside the audience", outside_the_audience, ("mixed",), "tells n"),
-    Mutant("serving anybody who asks", serving_anybody, ("beggar",), "tells n"),
+    Mutant("serving anybody who asks", serving_anybody, ("beggar",), "tells n", first=4),
     Mutant("accepting a fork silently", accepting_a_fork, ("fork",), "no evidence"),
     Mutant(
         "forgetting a gap on restart", forgetting_a_gap, ("gaps",), "lacks e"
