@@ -11,7 +11,7 @@ Every key has one purpose; none is ever used for another.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,6 +25,7 @@ from protocol.statement import (
     Chain,
     Inception,
     NamedKeys,
+    Rotation,
     SealKey,
     Statement,
     identity_digest,
@@ -51,6 +52,25 @@ class Vault:
     storage: bytes = field(repr=False)
     seal_publics: tuple[bytes, ...]
     _seal: Mapping[bytes, MLKEM768X25519PrivateKey] = field(repr=False)
+
+    def with_sealing(self, seeds: Mapping[str, bytes]) -> Vault:
+        """Return the vault with further sealing keys, the newest of *seeds* last."""
+        found = [seeds[name] for name in sorted(seeds)]
+        publics = tuple(suite.seal_public_bytes(seed) for seed in found)
+        fresh = {
+            suite.ekid(public): suite.seal_private(seed)
+            for public, seed in zip(publics, found, strict=True)
+        }
+        known = tuple(public for public in self.seal_publics if public not in publics)
+        return replace(self, seal_publics=(*known, *publics), _seal={**self._seal, **fresh})
+
+    def without_sealing(self, ekids: frozenset[bytes]) -> Vault:
+        """Return the vault without the sealing keys *ekids*."""
+        return replace(
+            self,
+            seal_publics=tuple(p for p in self.seal_publics if suite.ekid(p) not in ekids),
+            _seal={ekid: key for ekid, key in self._seal.items() if ekid not in ekids},
+        )
 
     def unseal(self, ekid: bytes, sealed: bytes, info: bytes) -> bytes:
         """Return what was sealed to our key *ekid*.
@@ -161,9 +181,25 @@ def _check(secrets: Mapping[str, bytes], names: Iterable[str]) -> None:
 
 def recovery_signer(recovery: bytes) -> suite.LocalHybridSigner:
     """Return the next identity key, derived from the 32-byte recovery code on paper."""
-    return suite.LocalHybridSigner(
-        suite.derive(recovery, "next-identity/ed25519"),
-        suite.derive(recovery, "next-identity/mldsa65"),
+    seeds = identity_secrets(recovery)
+    return suite.LocalHybridSigner(seeds["identity/ed25519"], seeds["identity/mldsa65"])
+
+
+def identity_secrets(recovery: bytes) -> dict[str, bytes]:
+    """Return what a keystore holds of the identity key that the recovery code stands for."""
+    return {
+        "identity/ed25519": suite.derive(recovery, "next-identity/ed25519"),
+        "identity/mldsa65": suite.derive(recovery, "next-identity/mldsa65"),
+    }
+
+
+def rotation_of(recovery: bytes, *, following: bytes) -> Rotation:
+    """Return the rotation that shows the key of one code and commits to that of the *following*."""
+    return Rotation(
+        keys=(recovery_signer(recovery).public,),
+        threshold=1,
+        next_digests=(identity_digest(recovery_signer(following).public),),
+        next_threshold=1,
     )
 
 

@@ -31,9 +31,11 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from protocol.canonical import Value, decode, encode
 from protocol.errors import DecodeError, KeystoreError, PeerError, WrongPassphraseError
 from protocol.shape import array, octets, text, uint
+from protocol.suite import derive
 
 MAGIC: Final = "picket-keystore"
 VERSION: Final = 1
+_SEALING: Final = "picket-sealing"
 MAX_FILE: Final = 64 * 1024
 MIN_PASSPHRASE: Final = 8
 MAX_PASSPHRASE: Final = 1_024
@@ -138,6 +140,49 @@ def _derive(passphrase: bytes, salt: bytes, params: Argon2Params) -> bytes:
             lanes=params.lanes,
             memory_cost=params.memory_kib,
         ).derive(passphrase)
+
+
+# --- sealing keys ----------------------------------------------------------------------------
+def save_sealing(path: Path, seeds: Mapping[str, bytes], storage: bytes) -> None:
+    """Replace the file of sealing keys, sealed under a key derived from the storage key.
+
+    A node that is unlocked makes new ones and destroys old ones without its passphrase.
+
+    Raises:
+        KeystoreError: it cannot be written; what was there stands.
+    """
+    nonce = random.token_bytes(_NONCE)
+    head = [_SEALING, VERSION, nonce]
+    key = derive(storage, "sealing-keys")
+    sealed = AESGCM(key).encrypt(nonce, encode(dict(seeds)), encode(head))
+    write_private(path, encode([*head, sealed]))
+
+
+def load_sealing(path: Path, storage: bytes) -> dict[str, bytes]:
+    """Return the sealing keys in the file *path*, none if there is no such file.
+
+    Raises:
+        KeystoreError: it is damaged, or of another node.
+    """
+    if not path.exists():
+        return {}
+    blob = read_private(path, what="the file of sealing keys", max_bytes=MAX_FILE)
+    try:
+        fields = array(decode(blob, max_bytes=MAX_FILE), "sealing", size=4)
+        if text(fields[0], "magic") != _SEALING or uint(fields[1], "version") != VERSION:
+            raise DecodeError("it is of another kind or version")
+        nonce = octets(fields[2], "nonce", size=_NONCE)
+        plain = AESGCM(derive(storage, "sealing-keys")).decrypt(
+            nonce, octets(fields[3], "ciphertext", maximum=MAX_FILE), encode(fields[:3])
+        )
+        value = decode(plain, max_bytes=MAX_FILE)
+        if not isinstance(value, dict):
+            raise DecodeError("it holds no keys")
+        return {name: octets(seed, name, size=_KEY) for name, seed in value.items()}
+    except (PeerError, InvalidTag) as error:
+        raise KeystoreError(
+            f"{path} is damaged or of another node: {error}", fix="restore it from a backup"
+        ) from None
 
 
 # --- passphrases -----------------------------------------------------------------------------

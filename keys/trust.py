@@ -4,8 +4,15 @@
 - A pinned node may link and exchange key statements, no more.
 - Levels rise by approval only; approval needs the safety number and says who compared it and how.
 - Lowering needs no comparison: who trusts less risks nothing by it.
-- A node that signed two different statements of one number is frozen for good.
-- Frozen and revoked nodes neither link, nor are their new envelopes accepted, nor do they receive.
+- A node that signed two different statements of one number is frozen until its owner settles it
+  with the next keys; one that used these twice is frozen for good.
+- A node that says that it recovered is held: neither its old keys nor its new ones count, until
+  72 h have passed and an operator here has spoken to its own.
+- A revoked node stays revoked, whatever else comes.
+- Held, frozen and revoked nodes neither link, nor are their new envelopes accepted, nor do they
+  receive.
+- A suspended node keeps its level and links, and receives nothing until that has ended by itself.
+- Which statements came first makes no difference to any of this.
 - Changing trust makes a new store; the one in use never changes under a reader.
 """
 
@@ -18,8 +25,10 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from keys.fingerprint import format_node_id, parse_node_id
+from protocol.chain import KeyHistory, Standing
 from protocol.envelope import SUITE
 from protocol.errors import (
+    EquivocationError,
     NotFoundError,
     PeerError,
     TrustConflictError,
@@ -36,6 +45,7 @@ class Level(StrEnum):
     OBSERVE = "observe"
     RELAY = "relay"
     SHARE = "share"
+    HELD = "held"
     FROZEN = "frozen"
     REVOKED = "revoked"
 
@@ -73,6 +83,12 @@ class Peer:
     name: str
     level: Level
     verification: Verification | None = None
+    given: Level | None = None
+    """The level that operators gave it, if what it signed takes that away."""
+    aside: KeyHistory | None = None
+    """All that is held of its statements, if that is more than the chain."""
+    confirmed: frozenset[bytes] = frozenset()
+    """Digests of the recoveries that count here."""
 
     @property
     def node_id(self) -> bytes:
@@ -80,11 +96,38 @@ class Peer:
         return self.chain.node_id
 
     @property
+    def history(self) -> KeyHistory:
+        """All that is held of its statements."""
+        return self.aside or KeyHistory(self.chain)
+
+    @property
     def card(self) -> Card:
-        """The newest card; a pinned chain always has one."""
-        card = self.chain.card
-        assert card is not None  # noqa: S101  pin refuses a chain without a card
-        return card
+        """The newest card, or the last one that it had before a recovery."""
+        cards = [self.chain.card] if self.chain.card else []
+        bodies = (s.body for s in (*reversed(self.chain.statements), *self.history.aside))
+        cards += [body for body in bodies if isinstance(body, Card)]
+        return cards[0]  # pin refuses a chain without a card
+
+    @property
+    def pending(self) -> tuple[Statement, ...]:
+        """The recoveries that do not count yet."""
+        return tuple(s for s in self.history.recoveries if s.digest not in self.confirmed)
+
+    def with_history(self, history: KeyHistory) -> Peer:
+        """Return the peer at the level that *history* leaves it."""
+        return replace(self, chain=history.chain, aside=history).settled()
+
+    def settled(self) -> Peer:
+        """Return the peer at the level that follows from all that is known of it."""
+        given = self.given or self.level
+        history, level = self.history, given
+        if history.revocation is not None or given is Level.REVOKED:
+            level = Level.REVOKED
+        elif history.standing is not Standing.CLEAR or given is Level.FROZEN:
+            level = Level.FROZEN
+        elif self.pending:
+            level = Level.HELD
+        return replace(self, level=level, given=None if level is given else given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +136,8 @@ class TrustStore:
 
     own: Chain
     peers: Mapping[bytes, Peer] = field(default_factory=lambda: MappingProxyType({}))
+    suspended: Mapping[bytes, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Until when (ms) a directory asks not to send to a node."""
 
     @classmethod
     def of(cls, own: Chain, peers: Iterable[Peer]) -> TrustStore:
@@ -120,6 +165,8 @@ class TrustStore:
         known = self.peers.get(chain.node_id)
         if known is not None:
             return self.apply(chain.node_id, chain.statements)
+        # Who is met after a recovery is compared as it is now: there is no one to confuse it with.
+        recovered = frozenset(s.digest for s in KeyHistory(chain).recoveries)
         folded = name.strip().casefold()
         if any(peer.name.casefold() == folded for peer in self.peers.values()):
             raise TrustConflictError(
@@ -131,24 +178,55 @@ class TrustStore:
             raise TrustConflictError(
                 f"the name {name!r} reads like a node id", fix="give this one a name of its own"
             )
-        return self._with(Peer(chain, name, Level.PINNED))
+        return self._with(Peer(chain, name, Level.PINNED, confirmed=recovered))
 
     def apply(self, node_id: bytes, statements: Sequence[Statement]) -> TrustStore:
         """Return a store in which *node_id* has also made *statements*.
 
         Raises:
             UntrustedKeyError: the node is not a peer, or its newest card would lack a body.
-            PeerError: a rule of the chain is broken; EquivocationError calls for ``freeze``.
+            PeerError: a rule of the chain is broken.
+            EquivocationError: its statements contradict each other; ``learn`` takes them all the
+                same, and freezes it.
+        """
+        after = self.learn(node_id, statements)
+        standing = after.peer(node_id).history.standing
+        if standing is not Standing.CLEAR and standing is not self.peer(node_id).history.standing:
+            raise equivocation(standing)
+        return after
+
+    def learn(self, node_id: bytes, statements: Sequence[Statement]) -> TrustStore:
+        """Return a store in which *node_id* has also made *statements*, at the level they leave.
+
+        Raises:
+            UntrustedKeyError: the node is not a peer, or its newest card would lack a body.
+            PeerError: a rule of the chain is broken.
         """
         peer = self.peers.get(node_id)
         if peer is None:
             raise UntrustedKeyError("key statements of a node that is not a peer")
-        chain = peer.chain
-        for statement in statements:
-            chain = chain.extend(statement)
-        if chain.head.body is None:
-            raise UntrustedKeyError("the newest key statement is a skeleton that nothing confirms")
-        return self._with(replace(peer, chain=chain))
+        history = peer.history.take(statements)
+        return self if history == peer.history else self._with(peer.with_history(history))
+
+    def confirm(self, node_id: bytes, recoveries: Iterable[bytes]) -> TrustStore:
+        """Return a store in which the *recoveries* (digests) of *node_id* count.
+
+        Raises:
+            NotFoundError: it is not a peer.
+            TrustConflictError: it has not said yet which keys it uses now.
+        """
+        peer = self.peer(node_id)
+        if peer.chain.card is None:
+            raise TrustConflictError(
+                f"{peer.name} has recovered, but its new card has not come yet",
+                fix="ask that authority for its new card",
+            )
+        confirmed = peer.confirmed | frozenset(recoveries)
+        return self._with(replace(peer, confirmed=confirmed).settled())
+
+    def suspend(self, suspended: Mapping[bytes, int]) -> TrustStore:
+        """Return a store in which exactly the nodes *suspended* receive nothing, until then."""
+        return replace(self, suspended=MappingProxyType(dict(suspended)))
 
     def approve(self, node_id: bytes, level: Level, verification: Verification) -> TrustStore:
         """Return a store in which *node_id* has *level*.
@@ -162,10 +240,15 @@ class TrustStore:
             raise TrustConflictError(
                 f"{level} is not a level to approve", fix="choose observe, relay or share"
             )
+        if peer.level is Level.HELD:
+            raise TrustConflictError(
+                f"{peer.name} is held: it says that it has recovered its identity",
+                fix=f"call it, then: picket peers confirm {shlex.quote(peer.name)}",
+            )
         if peer.level in {Level.FROZEN, Level.REVOKED}:
             raise TrustConflictError(
                 f"{peer.name} is {peer.level}",
-                fix="it needs a new identity before it can be approved",
+                fix="it must recover, or needs a new identity, before it can be approved",
             )
         return self._with(replace(peer, level=level, verification=verification))
 
@@ -187,11 +270,11 @@ class TrustStore:
         return self._with(replace(peer, level=level))
 
     def freeze(self, node_id: bytes) -> TrustStore:
-        """Return a store in which *node_id* is frozen (a revoked node stays revoked)."""
+        """Return a store in which *node_id* is frozen for good (a revoked node stays revoked)."""
         peer = self.peer(node_id)
         if peer.level is Level.REVOKED:
             return self
-        return self._with(replace(peer, level=Level.FROZEN))
+        return self._with(replace(peer, level=Level.FROZEN, given=None))
 
     # --- questions ---------------------------------------------------------------------------
     def peer(self, node_id: bytes) -> Peer:
@@ -232,7 +315,7 @@ class TrustStore:
     def gives_to(self, node_id: bytes) -> bool:
         """Whether envelopes and what we know of streams are given to *node_id* at all."""
         peer = self.peers.get(node_id)
-        return peer is not None and peer.level in _CARRIERS
+        return peer is not None and peer.level in _CARRIERS and node_id not in self.suspended
 
     def linkable(self) -> tuple[Peer, ...]:
         """Return the peers with which we hold links, by name."""
@@ -247,11 +330,33 @@ class TrustStore:
         return None
 
     def card_at(self, node_id: bytes, n: int) -> Card | None:
-        """Return the card that is statement *n* of a peer or of ourselves."""
+        """Return the card that is statement *n* of a peer or of ourselves and that counts."""
         if node_id == self.own.node_id:
             return self.own.card_at(n)
         peer = self.peers.get(node_id)
         return None if peer is None else peer.chain.card_at(n)
+
+    def cards_at(self, node_id: bytes, n: int) -> tuple[Card, ...]:
+        """Return every card that was ever signed as statement *n*: what is held must verify."""
+        if node_id == self.own.node_id:
+            card = self.own.card_at(n)
+            return () if card is None else (card,)
+        peer = self.peers.get(node_id)
+        return () if peer is None else peer.history.cards_numbered(n)
+
+    def any_card_at(self, node_id: bytes, n: int) -> Card | None:
+        """Return the card that is statement *n*, or one that was before it was taken back."""
+        return next(iter(self.cards_at(node_id, n)), None)
+
+    def recovered_at(self, node_id: bytes) -> int:
+        """Return the number below which cards of *node_id* sign nothing new; 0 if there is none.
+
+        A recovery closes them as soon as it is known, whether it counts yet or not.
+        """
+        if node_id == self.own.node_id:
+            return self.own.recovered_at
+        peer = self.peers.get(node_id)
+        return 0 if peer is None else peer.chain.recovered_at
 
     def recipients(self, node_ids: Iterable[bytes], *, now: int) -> dict[bytes, Card]:
         """Return the cards to seal to, for nodes that may receive from us at *now*.
@@ -268,6 +373,7 @@ class TrustStore:
                     fix="compare safety numbers, then: "
                     f"picket peers approve {shlex.quote(peer.name)}",
                 )
+            self._check_suspension(peer, now)
             if peer.card.min_suite > SUITE:
                 raise UnknownRecipientError(
                     f"{peer.name} takes envelopes from suite {peer.card.min_suite} on only",
@@ -282,6 +388,14 @@ class TrustStore:
                 ) from None
             cards[node_id] = peer.card
         return cards
+
+    def _check_suspension(self, peer: Peer, now: int | None = None) -> None:
+        until = self.suspended.get(peer.node_id)
+        if until is not None and (now is None or now < until):
+            raise UnknownRecipientError(
+                f"{peer.name} is suspended by the directory and receives nothing now",
+                fix=f"leave it out, or wait: picket peers show {shlex.quote(peer.name)}",
+            )
 
     def _recipient(self, node_id: bytes) -> Peer:
         try:
@@ -304,7 +418,21 @@ class TrustStore:
                     fix="approve it first: "
                     f"picket peers approve {shlex.quote(peer.name)} --level relay",
                 )
+            self._check_suspension(peer)
         return chosen
+
+
+def equivocation(standing: Standing) -> EquivocationError:
+    """Return what to say of a node whose statements contradict each other."""
+    if standing is Standing.SPENT:
+        return EquivocationError(
+            "the next keys of this node were used twice: somebody else has its recovery code",
+            fix="it needs a new identity; speak to its operator",
+        )
+    return EquivocationError(
+        "two different key statements of one number: the keys of this node may be stolen",
+        fix="do not trust this node until you have spoken to its operator",
+    )
 
 
 def _id_matches(node_id: bytes, folded: str) -> bool:

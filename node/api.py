@@ -769,6 +769,50 @@ def _unlock(call: Call) -> Response:
     )
 
 
+def _confirm(call: Call) -> Response:
+    _known(call.body, "safety_number", "method", "by")
+    service = call.service
+    return reply(
+        service.keys.confirm(
+            service.core.trust.find(call.parts["name"]),
+            digits=_get(call.body, "safety_number", str),
+            method=_get(call.body, "method", str),
+            by=_get(call.body, "by", str),
+        )
+    )
+
+
+def _keys(call: Call) -> Response:
+    return reply(call.service.keys.status())
+
+
+def _rotate_identity(call: Call) -> Response:
+    _known(call.body, "passphrase", "code")
+    given = (_get(call.body, name, str) for name in ("passphrase", "code"))
+    return reply(call.service.keys.rotate_identity(*given))
+
+
+def _rotate_sealing(call: Call) -> Response:
+    _known(call.body)
+    return reply(call.service.keys.rotate_sealing())
+
+
+def _revoke(call: Call) -> Response:
+    _known(call.body, "code")
+    return reply(call.service.keys.revoke(_get(call.body, "code", str)))
+
+
+def _passphrase(call: Call) -> Response:
+    _known(call.body, "old", "new")
+    given = (_get(call.body, name, str) for name in ("old", "new"))
+    return reply(call.service.keys.change_passphrase(*given))
+
+
+def _suspend(call: Call) -> Response:
+    _known(call.body, "suspension")
+    return reply(call.service.keys.suspend(_get(call.body, "suspension", str)))
+
+
 _AT_ROOT: Final = frozenset({"/metrics"})
 
 
@@ -795,6 +839,15 @@ ROUTES: Final = (
     _route("GET", "/peers", "peers:read", _peers, "All peers"),
     _route("POST", "/peers", "peers:admin", _add_peer, "Pin a node by its card"),
     _route("GET", "/peers/{name}", "peers:read", _peer, "One peer"),
+    _route("POST", "/peers/{name}/confirm", "peers:admin", _confirm,
+           "Confirm that a peer has recovered its identity"),
+    _route("POST", "/suspensions", "peers:admin", _suspend, "Follow a suspension by the directory"),
+    _route("GET", "/keys", OPERATOR, _keys, "This node's keys and statements"),
+    _route("POST", "/keys/rotate-identity", OPERATOR, _rotate_identity,
+           "Put the next identity key in force"),
+    _route("POST", "/keys/rotate-sealing", OPERATOR, _rotate_sealing, "Make a new sealing key"),
+    _route("POST", "/keys/revoke", OPERATOR, _revoke, "End this node's identity for good"),
+    _route("POST", "/keys/passphrase", OPERATOR, _passphrase, "Change the passphrase"),
     _route("POST", "/peers/{name}/approve", "peers:admin", _approve, "Give a peer a trust level"),
     _route("GET", "/incidents", "incidents:read", _incidents, "Incidents in log order, or drafts"),
     _route("POST", "/incidents", "incidents:write", _create, "Create a draft"),

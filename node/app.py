@@ -8,10 +8,10 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,19 +30,23 @@ from keys.identity import (
     new_vault,
 )
 from keys.keystore import load, read_passphrase_file, read_private, save, write_private
+from node import ownkeys
 from node.blobs import BlobStore
 from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
 from node.config import Config, check_values, load_config, write_config
 from node.core import Core
 from node.cosigning import log_vkeys
+from node.directory import load_directory
 from node.enclosures import Fetching
 from node.fence import Fence
 from node.home import Home
+from node.keydesk import parse_typed_code, sheet_text
 from node.log import Act, Log
 from node.service import DAY_MS, Network, Service
 from node.store import Store
 from protocol import suite
+from protocol.armor import dearmor
 from protocol.canonical import decode, encode
 from protocol.entry import EntryKind
 from protocol.errors import (
@@ -53,17 +57,19 @@ from protocol.errors import (
     PeerError,
 )
 from protocol.quota import quota_of
-from protocol.statement import Chain, Statement, check_endpoint, make_card
+from protocol.statement import Chain, Statement, check_endpoint, make_card, verify_bundle
 
 if TYPE_CHECKING:
     from node.engine import Engine
     from node.server import Server
 
+_HOUR_MS: Final = 3_600_000
 CARD_LIFETIME_MS: Final = 365 * DAY_MS
 _SERVICE_FILE_MAX: Final = 4_096
 _TLS_FILE_MAX: Final = 64 * 1024
 _CREDENTIAL: Final = "picket-passphrase"
 Passphrase = Callable[[], bytes | None]
+Build = Callable[[Home, Mapping[str, Any], bytes, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +114,12 @@ def check_init(home_path: Path, values: Mapping[str, Any]) -> bool:
 
 
 def initialise(
-    home_path: Path, values: Mapping[str, Any], passphrase: bytes, now: int | None = None
+    home_path: Path,
+    values: Mapping[str, Any],
+    passphrase: bytes,
+    now: int | None = None,
+    *,
+    build: Build | None = None,
 ) -> InitResult:
     """Make a new node in *home_path*: all of it, or nothing.
 
@@ -117,6 +128,7 @@ def initialise(
         values: config values by ``section.key``.
         passphrase: seals the keystore.
         now: UTC in ms; the clock's by default.
+        build: fills the folder; by default with a new identity.
 
     Raises:
         OperatorError: the folder is in use, cannot be written, or a value is refused.
@@ -132,7 +144,7 @@ def initialise(
         fresh.parent.mkdir(parents=True, exist_ok=True)
         try:
             fresh.mkdir(mode=0o700)
-            node_id = _build(Home(fresh), values, passphrase, at)
+            node_id = (build or _build)(Home(fresh), values, passphrase, at)
             if exists:
                 home.path.chmod(0o700)
                 _move_into(Home(fresh), home)
@@ -217,7 +229,10 @@ def _card_fields(config: Config, expires: int) -> CardFields:
     )
 
 
-def _fill_database(home: Home, chain: Chain, keys: ServiceKeys, now: int) -> None:
+def _fill_database(
+    home: Home, chain: Chain, keys: ServiceKeys, now: int, *, fresh: Sequence[Statement] = ()
+) -> None:
+    """Make node.db around *chain*, of which the log notes the *fresh* statements."""
     card = chain.card
     if card is None:
         raise ConfigError("the card is missing")
@@ -238,6 +253,7 @@ def _fill_database(home: Home, chain: Chain, keys: ServiceKeys, now: int) -> Non
             log.keep()
             log.append(
                 [Act(EntryKind.LOG_OPENED, suite.digest("log-opened", card.log.name.encode()))]
+                + [Act(EntryKind.KEY_STATEMENT, s.digest, (s.n,)) for s in fresh]
             )
             log.seal(now)
             log.keep()
@@ -325,12 +341,17 @@ def open_core(
     """
     home.check()
     with _locked(home):
+        store = Store(home.node_db)
+        ownkeys.finish(home, store)
         keys = _service_keys(home)
         fence = Fence(home.fence)
         core = Core(
-            home=home, store=Store(home.node_db), fence=fence, keys=keys, clock=clock,
+            home=home, store=store, fence=fence, keys=keys, clock=clock,
             random=secrets.token_bytes, carries=config.peer.carry, accept=accept, reopen=reopen,
         )  # fmt: skip
+        core.statements.hold_ms = config.peer.recovery_hold * _HOUR_MS
+        core.statements.directory = load_directory(home.directory)
+        core.trust = core.statements.load_suspensions()
         try:
             core.blobs = BlobStore(home.attachments)
             yield core
@@ -351,9 +372,13 @@ def unlock(core: Core, config: Config, passphrase: Passphrase | None) -> bool:
     secret = _secret(config, passphrase)
     if secret is None:
         return False
-    vault = load_vault(load(core.home.keystore, secret))
-    core.unlock(vault)
-    renew_card(core, config, vault)
+    held = load(core.home.keystore, secret)
+    core.unlock(load_vault(held))
+    ownkeys.destroy_first(core, held, secret)
+    core.statements.upkeep = lambda: keep_up(core, config)
+    if not core.has_been_linked():
+        # Else a peer may hold newer statements of ours than this home: the running node asks first.
+        keep_up(core, config)
     return True
 
 
@@ -376,10 +401,35 @@ def renew_card(core: Core, config: Config, vault: Vault) -> None:
     )
     if said == _card_fields(config, card.expires):
         return
-    statement = _card(
-        config, core.trust.own, vault=vault, keys=core.keys, certificate=card.tls[0], now=now
-    )
+    until = now + CARD_LIFETIME_MS
+    fields = _card_fields(config, until)
+    # What is sealed to the keys on the card stays so; these have a rhythm of their own.
+    body = replace(
+        card, authority=fields.authority, country=fields.country, role=fields.role,
+        contact=fields.contact, endpoints=fields.endpoints, expires=until,
+        seal=tuple(replace(key, not_after=until) for key in card.seal),
+    )  # fmt: skip
+    try:
+        statement = make_card(body, chain=core.trust.own, issued=now, signer=vault.identity)
+    except PeerError as error:
+        raise ConfigError(
+            f"the card cannot be made: {error.message}", fix="correct picket.toml or the options"
+        ) from None
     core.add_statement(statement)
+
+
+def keep_up(core: Core, config: Config) -> None:
+    """Do what this node does to its own keys by itself while it is unlocked.
+
+    Raises:
+        BusyError: the disk is full; it is tried again.
+    """
+    if core.vault is None or core.statements.revoked or core.statements.misused is not None:
+        return
+    renew_card(core, config, core.vault)
+    if ownkeys.sealing_due(core):
+        ownkeys.rotate_sealing(core)
+    ownkeys.destroy_sealing(core)
 
 
 @contextmanager
@@ -444,6 +494,94 @@ def _rename_in_policy(path: Path, keys: ServiceKeys, old: str, new: str) -> None
     fresh = path.with_name(path.name + ".new")
     fresh.write_text(text, encoding="utf-8")
     fresh.replace(path)
+
+
+def recover(
+    home_path: Path,
+    *,
+    code: str,
+    passphrase: bytes,
+    old: bytes | None,
+    after: int | None = None,
+) -> InitResult:
+    """Take back the identity of the node in *home_path*, which does not run.
+
+    Args:
+        home_path: its folder.
+        code: the recovery code, as on paper.
+        passphrase: for the new keystore.
+        old: the passphrase of the old keystore; None if that cannot be opened any more.
+        after: the number of the last statement that counts; by default the newest.
+
+    Raises:
+        OperatorError: another process has the node, or a file is missing or damaged.
+        RequestError: it is another code; nothing was changed.
+    """
+    home = Home(home_path)
+    config, clock = load_config(home), SystemClock()
+    following = secrets.token_bytes(32)
+    with open_core(home, config, clock) as core:
+        now = clock.now()
+        ownkeys.recover(
+            core, code=parse_typed_code(code), following=following,
+            sheet=sheet_text(config, core.node_id, following=following, now=now),
+            passphrase=passphrase, old=None if old is None else load(home.keystore, old),
+            after=after,
+        )  # fmt: skip
+        return InitResult(format_node_id(core.node_id), home.recovery_sheet)
+
+
+def recover_anew(
+    home_path: Path,
+    values: Mapping[str, Any],
+    *,
+    card: str,
+    code: str,
+    passphrase: bytes,
+    after: int | None = None,
+) -> InitResult:
+    """Make a node in a new folder that takes back the identity of a *card*, with nothing else left.
+
+    Args:
+        home_path: a folder that does not exist or is empty.
+        values: config values by ``section.key``; what stands on the card comes from there.
+        card: the newest card of the old node, as text; any peer has it.
+        code: the recovery code, as on paper.
+        passphrase: for the new keystore.
+        after: the number of the last statement that counts; by default the newest on the card.
+
+    Raises:
+        OperatorError: the folder is in use, cannot be written, or a value is refused.
+        RequestError: it is another code.
+        PeerError: the card does not verify, or is of another network.
+    """
+    chain = verify_bundle(dearmor(card), network=suite.network_id(str(values["node.network"])))
+    if after is not None:
+        chain = replace(chain, statements=chain.statements[: after + 1])
+    old = chain.card
+    if old is None:
+        raise ConfigError("no card counts up to that statement", fix="ask a peer for a newer card")
+    paper, following = parse_typed_code(code), secrets.token_bytes(32)
+    named = {
+        "node.authority": old.authority, "node.country": old.country, "node.role": old.role,
+        "node.contact": old.contact, "peer.endpoints": list(old.endpoints), **values,
+    }  # fmt: skip
+
+    def build(home: Home, values: Mapping[str, Any], passphrase: bytes, now: int) -> bytes:
+        write_config(home, values)
+        renewed = ownkeys.renew_all(
+            chain, card=old, code=paper, following=following, now=now, storage=None
+        )
+        save(home.keystore, renewed.vault_secrets, passphrase)
+        write_private(home.service_key, encode(renewed.service_secrets))
+        write_private(home.tls_pem, renewed.pem)
+        longer = chain.extend(renewed.statements[0]).extend(renewed.statements[1])
+        _fill_database(home, longer, renewed.keys, now, fresh=renewed.statements)
+        sheet = sheet_text(load_config(home), chain.node_id, following=following, now=now)
+        write_private(home.recovery_sheet, sheet.encode())
+        return chain.node_id
+
+    return initialise(home_path, named, passphrase, build=build)
 
 
 # --- running a node --------------------------------------------------------------------------

@@ -51,6 +51,7 @@ class PeerSection:
     dial: bool
     quota_envelopes: int
     quota_kib: int
+    recovery_hold: int
 
     @property
     def listen_address(self) -> Address | None:
@@ -193,6 +194,13 @@ FIELDS: Final = (
     Field("peer.dial", bool, True, _anything, "Dial peers"),
     Field("peer.quota_envelopes", int, 50, _whole(1, 100_000), "Envelopes a second from one peer"),
     Field("peer.quota_kib", int, 1_024, _whole(64, 10_000_000), "KiB a second from one peer"),
+    Field(
+        "peer.recovery_hold",
+        int,
+        72,
+        _whole(0, 720),
+        "Hours for which the recovery of a peer is held",
+    ),
     Field("http.listen", str, "127.0.0.1:8463", _address, 'Local endpoint; "" turns it off'),
     Field("http.allow_remote", bool, False, _anything, "Allow an address other than loopback"),
     Field("http.hosts", list, (), _anything, "Further names accepted in the Host header"),

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from keys.fingerprint import format_node_id
 from keys.identity import Random, ServiceKeys, Vault
+from keys.keystore import load_sealing
 from keys.trust import Level, Peer, TrustStore, Verification
 from node.access import AccessBook
 from node.blobrefs import BlobRefs
@@ -31,6 +32,7 @@ from node.outbox import Outbox, Route
 from node.presence import Presence
 from node.receipts import ReceiptBook
 from node.resealing import Resealing
+from node.statements import StatementBook
 from node.store import Store, expand
 from node.streams import Streams
 from node.verifying import verify_all
@@ -38,6 +40,7 @@ from node.witness import WitnessBook
 from protocol import envelope, limits, suite
 from protocol.admission import Admitted, Part
 from protocol.canonical import decode, encode
+from protocol.chain import KeyHistory
 from protocol.checkpoint import parse_body, verify_checkpoint
 from protocol.custody import Stub
 from protocol.entry import EntryKind, parse_entry
@@ -49,7 +52,6 @@ from protocol.errors import (
     BusyError,
     ConflictError,
     DecodeError,
-    EquivocationError,
     KeystoreError,
     LockedError,
     LogBehindError,
@@ -58,7 +60,6 @@ from protocol.errors import (
     RollbackError,
     StoreError,
     UnknownEpochError,
-    UntrustedKeyError,
 )
 from protocol.fork import Fork, SignedHeader, parse_fork, verify_fork
 from protocol.frames import Receipts, Refusal, Runs
@@ -130,7 +131,8 @@ class Core:
         self.outbox = Outbox(store, clock)
         self.blob_refs = BlobRefs(store)
         self.blobs: BlobStore | None = None
-        self.trust = self._load_trust()
+        self.statements = StatementBook(self, store=store, clock=clock)
+        self.trust: TrustStore = self._load_trust()
         own = self.trust.own
         card = own.card
         if card is None:
@@ -144,6 +146,7 @@ class Core:
                 fix="put files of one node together; do not mix backups",
             )
         self.log = Log(store, keys=keys, origin=card.log.name, random=random, node_id=own.node_id)
+        self.statements.begin(own, self.log)
         self.streams = Streams(store, clock, own.node_id)
         self.erasures = Erasures(
             self, store=store, log=self.log, outbox=self.outbox, blob_refs=self.blob_refs,
@@ -219,14 +222,7 @@ class Core:
             if row["verified_at"] is not None:
                 verification = Verification(row["method"], row["verified_by"], row["verified_at"])
             chain = self._load_chain(row["node_id"])
-            try:
-                level = Level(row["level"])
-            except ValueError:
-                raise StoreError(
-                    f"the stored trust level of {row['name']} is none",
-                    fix="restore node.db from its newest backup",
-                ) from None
-            peers.append(Peer(chain, row["name"], level, verification))
+            peers.append(self.statements.load_peer(chain, row, verification))
         return TrustStore.of(self._load_chain(own_id), peers)
 
     def _load_chain(self, node_id: bytes) -> Chain:
@@ -257,13 +253,14 @@ class Core:
         Raises:
             StoreError: the keystore belongs to another node.
         """
-        if vault.identity.public not in self.trust.own.inception.keys:
+        if vault.identity.public not in self.trust.own.identity.keys:
             raise StoreError(
-                "this keystore belongs to another node than node.db",
+                "this keystore belongs to another node than node.db, or is older than its identity",
                 fix="put files of one node together; do not mix backups",
             )
         self.cases = Casebook(self.home.case_db, vault.storage)
-        self.vault = vault
+        seeds = load_sealing(self.home.sealing, vault.storage)
+        self.vault = vault.with_sealing(seeds) if seeds else vault
         self.resealing.unlocked()
         self.try_follow()
         if self.behind is None:
@@ -577,6 +574,10 @@ class Core:
         checkpoint = self.log.seal(self.clock.now())
         self._fence.raise_to(checkpoint.size, checkpoint.root)
 
+    def raise_fence(self, size: int, root: bytes) -> None:
+        """Note that a head of this log is signed, which is durable already."""
+        self._fence.raise_to(size, root)
+
     def heartbeat(self) -> int:
         """Let the log grow by an entry that says nothing, sign it, and offer its head to witnesses.
 
@@ -621,7 +622,7 @@ class Core:
         vault, now = self.keys_open(), self.clock.now()
         old = self.card.log.name
         known = self._furthest()
-        name = _next_name(old)
+        name = next_log_name(old)
         card = replace(self.card, log=self.keys.log_keys(name))
         statement = make_card(card, chain=self.trust.own, issued=now, signer=vault.identity)
         local = (old, known[0], known[1], self.log.size)
@@ -631,13 +632,14 @@ class Core:
                 self.store.run("DELETE FROM checkpoints")
                 self.cosigning.close_origin()
                 self.store.run("DELETE FROM meta WHERE key = ?", AHEAD)
-                self.log.append([Act(EntryKind.LOG_OPENED, _opened_digest(name, local), local)])
+                self.log.append([Act(EntryKind.LOG_OPENED, opened_digest(name, local), local)])
                 self._keep_statement(statement)
         except BaseException:
             self.log.forget()
             self.log.rename(old)
             raise
-        self.trust = replace(self.trust, own=self.trust.own.extend(statement))
+        self.statements.own = KeyHistory(self.trust.own.extend(statement))
+        self.trust = replace(self.trust, own=self.statements.own.chain)
         self.signing_waits = False
         checkpoint = self.log.seal(now)
         self._fence.raise_to(checkpoint.size, checkpoint.root)
@@ -725,9 +727,13 @@ class Core:
             return None  # a stream that has not reached us yet: whoever has it says it again
         if giver not in members or self.node_id not in members:
             raise AudienceError("the fork is of a stream to which not both ends belong")
-        verify_fork(fork, network=self.trust.own.network, card_at=self.trust.card_at)
+        verify_fork(fork, network=self.trust.own.network, card_at=self._open_card)
         with self.logged():
             return next(iter(self.intake.note_forks([fork])), None)
+
+    def _open_card(self, node_id: bytes, n: int) -> Card | None:
+        """Return a card that still signs: a thief of old keys can make no fork of old streams."""
+        return None if n < self.trust.recovered_at(node_id) else self.trust.card_at(node_id, n)
 
     # --- releasing ---------------------------------------------------------------------------
     def release(self, token: bytes, shipments: Sequence[Shipment]) -> tuple[bytes, ...]:
@@ -944,26 +950,11 @@ class Core:
         Raises:
             PeerError: a rule is broken. Two statements of one number freeze the peer.
         """
-        statements = [parse_statement(wire) for wire in wires]
-        if any(statement.node_id != node_id for statement in statements):
-            raise UntrustedKeyError("key statements of another node than announced")
-        before = self.trust.peers.get(node_id)
-        known = len(before.chain.statements) if before else 0
-        try:
-            after = self.trust.apply(node_id, statements)
-        except EquivocationError:
-            self._change_trust(self.trust.freeze(node_id), node_id, "frozen: two statements")
-            raise
-        if len(after.peer(node_id).chain.statements) > known:
-            self._change_trust(after, node_id, "key statement")
-        return len(after.peer(node_id).chain.statements) - known
+        return self.statements.take(node_id, wires)
 
     def add_statement(self, statement: Statement) -> None:
         """Take a statement of our own, signed just now, into chain, database and log."""
-        chain = self.trust.own.extend(statement)
-        with self.logged():
-            self._keep_statement(statement)
-        self.trust = replace(self.trust, own=chain)
+        self.statements.add_own(statement)
 
     def _keep_statement(self, statement: Statement) -> None:
         row = {"node_id": self.node_id, "n": statement.n, "wire": statement.wire}
@@ -977,15 +968,10 @@ class Core:
             TrustConflictError: it is our own card, or the name is taken.
             EquivocationError: it contradicts what we hold; the peer is frozen.
         """
-        try:
-            after = self.trust.pin(chain, name)
-        except EquivocationError:
-            self._change_trust(
-                self.trust.freeze(chain.node_id), chain.node_id, "frozen: two statements"
-            )
-            raise
-        if after.peers != self.trust.peers:
-            self._change_trust(after, chain.node_id, "added")
+        if chain.node_id in self.trust.peers:
+            self.statements.learn(chain.node_id, chain.statements)
+        else:
+            self._change_trust(self.trust.pin(chain, name), chain.node_id, "added")
         return self.trust.peer(chain.node_id)
 
     def approve_peer(self, node_id: bytes, level: Level, verification: Verification) -> Peer:
@@ -1009,6 +995,10 @@ class Core:
         self._change_trust(after, node_id, f"lowered: {level}, by {by}")
         return self.trust.peer(node_id)
 
+    def change_trust(self, after: TrustStore, node_id: bytes, what: str) -> None:
+        """Write the peer *node_id* of *after*, log the act, and make *after* the one in use."""
+        self._change_trust(after, node_id, what)
+
     def _change_trust(self, after: TrustStore, node_id: bytes, what: str) -> None:
         """Write the peer *node_id* of *after*, log the act, and make *after* the one in use."""
         peer = after.peer(node_id)
@@ -1028,12 +1018,7 @@ class Core:
                 },
                 replace=True,
             )  # fmt: skip
-            for statement in peer.chain.statements:
-                self.store.insert(
-                    "statements",
-                    {"node_id": node_id, "n": statement.n, "wire": statement.wire},
-                    replace=True,
-                )
+            self.statements.write(peer)
             head = peer.chain.head
             by = check.by if check else None
             act = (node_id, what, peer.level.value, head.n, by, peer.name)
@@ -1079,7 +1064,7 @@ class Core:
         return verify_all(self)
 
 
-def _next_name(old: str) -> str:
+def next_log_name(old: str) -> str:
     """Return the name of the log after *old*: ``…/log``, ``…/log2``, ``…/log3``."""
     stem = old.rstrip("0123456789")
     return f"{stem}{int(old[len(stem) :] or 1) + 1}"
@@ -1090,7 +1075,8 @@ def _names(chain: Chain, origin: str) -> bool:
     return any(isinstance(card, Card) and card.log.name == origin for card in cards)
 
 
-def _opened_digest(name: str, local: Sequence[object]) -> bytes:
+def opened_digest(name: str, local: Sequence[object]) -> bytes:
+    """Return the subject of the entry that opens a log in the place of another."""
     return suite.digest("log-opened", name.encode(), encode(list(local)))
 
 

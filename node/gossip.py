@@ -29,6 +29,7 @@ from node.line import Line
 from node.metrics import Metrics
 from node.offering import Offering
 from node.resealing_links import Resealed, ResealingLinks
+from node.statement_links import StatementLinks
 from node.witnessing import BEAT_MS, Outcome, Witnessing
 from protocol import limits, suite
 from protocol.blob import BlobChunk, BlobFrame, NoBlob, WantBlob
@@ -159,6 +160,12 @@ class Gossip:
             counts=self.metrics,
             beat_ms=beat_ms,
         )
+        self.keys = StatementLinks(
+            core,
+            links=self.links,
+            perform=lambda line, effects: self._guarded(line, self._perform, effects),
+            end=self.end,
+        )
         self.resealing = ResealingLinks(
             core,
             clock=clock,
@@ -278,6 +285,7 @@ class Gossip:
         try:
             self._watch_clock(now)
             self.witnessing.tick(now)
+            self.keys.tick()
             if not self.core.signing_waits:
                 self.core.seal()
             self.exchange.tick(now)
@@ -289,6 +297,7 @@ class Gossip:
                 self.metrics.add(metrics.EXPIRED, by=self.core.outbox.expire_forwards())
                 self.core.outbox.custody.let_go()
                 self.core.erasures.sweep()
+                self.keys.sweep()
                 self.core.still_linked(frozenset(self.links))
         except BusyError as error:
             self._note_busy(error)
@@ -373,12 +382,10 @@ class Gossip:
                 case Heard():
                     self._heard(line, effect.frame)
                 case LoadStatements():
-                    # Ours only: whom else we know is nobody's business.
-                    if effect.node_id == self.core.node_id:
-                        self._send_statements(line, effect.node_id, effect.first)
+                    self.keys.asked(line, effect.node_id, effect.first)
                 case StoreStatements():
                     self._settle_gathered()
-                    self._store_statements(line, effect)
+                    self.keys.heard(line, effect)
                 case Close():
                     self._closed(line, effect)
                 case _:
@@ -416,6 +423,7 @@ class Gossip:
             self.core.contact(line.peer)
         except BusyError as error:
             self._note_busy(error)
+        self.keys.opened(line)
         self.witnessing.opened(line)
         self.exchange.opened(line)
         self.attachments.opened(line)
@@ -670,29 +678,13 @@ class Gossip:
             line.throttled_until = line.held_until + limits.THROTTLE_MS
         lacking = [item.envelope_id for item in items if item.code == UnknownCardError.code]
         for author in self.core.authors_of(lacking):
-            self._send_statements(line, author, 0)
+            self.keys.send(line, author, 0)
 
     def _after_forks(self, line: Line, forks: Sequence[Fork]) -> None:
         for fork in forks:
             self.metrics.add(metrics.FORKS)
             _log.error("stream-forked", peer=self._name(fork.key.author))
             self.exchange.forked(fork, giver=line.peer)
-
-    # --- key statements ----------------------------------------------------------------------
-    def _send_statements(self, line: Line, node_id: bytes, first: int) -> None:
-        wires = self.core.statements_of(node_id, first)
-        self._perform(line, line.session.statements_loaded(node_id, wires))
-
-    def _store_statements(self, line: Line, effect: StoreStatements) -> None:
-        try:
-            fresh = self.core.take_statements(effect.node_id, effect.wires)
-        except PeerError as error:
-            _log.warning("statements-refused", peer=self._name(line.peer), code=error.code)
-            self.end(line, error.code)
-            return
-        if fresh and effect.node_id == line.peer:
-            head = self.core.trust.peer(line.peer).chain.head.n
-            self._perform(line, line.session.statements_stored(head))
 
     # --- what others ask ---------------------------------------------------------------------
     def over_quota(self) -> dict[bytes, int]:

@@ -50,6 +50,11 @@ class Home:
         return self.path / "keystore"
 
     @property
+    def sealing(self) -> Path:
+        """Sealing keys made since, under the storage key."""
+        return self.path / "sealing"
+
+    @property
     def service_key(self) -> Path:
         """Keys a locked node works with."""
         return self.path / "service.key"
@@ -73,6 +78,11 @@ class Home:
     def control_sock(self) -> Path:
         """The operator's socket."""
         return self.path / "control.sock"
+
+    @property
+    def directory(self) -> Path:
+        """Whose suspensions this node follows; may be missing."""
+        return self.path / "directory"
 
     @property
     def recovery_sheet(self) -> Path:

@@ -30,6 +30,7 @@ from protocol.errors import (
     OwnEnvelopeError,
     PeerError,
     StoreError,
+    SupersededCardError,
     UnknownCardError,
     UnknownEpochError,
     UnplacedError,
@@ -47,6 +48,7 @@ BLAMELESS: Final = (
     NotCarryingError,
     UnplacedError,
     UnknownCardError,
+    SupersededCardError,
     UnknownEpochError,
     UntrustedKeyError,
     OwnEnvelopeError,
@@ -109,6 +111,10 @@ class _View:
     def card_at(self, node_id: bytes, n: int) -> Card | None:
         return self._owner.trust.card_at(node_id, n)
 
+    def closed(self, header: Header, envelope_id: bytes) -> bool:
+        recovered = self._owner.trust.recovered_at(header.author)
+        return header.card_n < recovered and not self._intake.names(header, envelope_id)
+
     def holds(self, envelope_id: bytes) -> bool:
         # Asked before and after verifying; meanwhile only the batch itself has grown.
         if envelope_id in self._absent:
@@ -153,6 +159,16 @@ class Intake:
     def gathers(self, envelope_id: bytes) -> bool:
         """Whether the envelope is about to be stored."""
         return envelope_id in self._rows
+
+    def names(self, header: Header, envelope_id: bytes) -> bool:
+        """Whether an envelope that is stored names this one as the one before it."""
+        return bool(
+            self._store.scalar(
+                "SELECT 1 FROM envelopes WHERE author = ? AND incarnation = ? AND stream = ? "
+                "AND seq = ? AND prev = ?",
+                header.author, header.incarnation, header.stream, header.seq + 1, envelope_id,
+            )
+        )  # fmt: skip
 
     def opener(self, envelope_id: bytes) -> tuple[Header, Audience] | None:
         """Return header and audience of a held envelope that opens an epoch."""

@@ -384,7 +384,8 @@ def _pages(items: Sequence[tuple[bytes, int]]) -> list[list[tuple[bytes, int]]]:
 
 def log_keys(peer: Peer) -> tuple[NamedKeys, ...]:
     """Return the log keys of all cards of *peer*, the newest first: a receipt outlives its card."""
-    cards = (s.body for s in reversed(peer.chain.statements) if isinstance(s.body, Card))
+    bodies = (s.body for s in (*reversed(peer.chain.statements), *peer.history.aside))
+    cards = (body for body in bodies if isinstance(body, Card))
     return tuple(dict.fromkeys(card.log for card in cards))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id, safety_number, verify_safety_number
-from keys.identity import Random, load_vault
-from keys.keystore import load, read_passphrase_file
+from keys.identity import Random
+from keys.keystore import read_passphrase_file
 from keys.trust import METHODS, Level, Peer, Verification, is_lower
 from node import __version__, delivery
 from node.access import OPERATOR
@@ -27,6 +27,7 @@ from node.core import Core, Shipment
 from node.enclosures import Copies, Enclosures, Fetching
 from node.evidence import Evidence
 from node.handling import Handling
+from node.keydesk import KeyDesk
 from node.logview import LogView
 from node.metrics import (
     CUSTODY_BYTES,
@@ -142,6 +143,14 @@ class Service:
             core, clock=clock, name=self._name,
             linked=lambda: self.network.linked() if self.network.running else None,
         )  # fmt: skip
+        self.keys = KeyDesk(
+            core,
+            config=config,
+            clock=clock,
+            random=random,
+            name=self._name,
+            running=self.network.running,
+        )
         self.evidence = Evidence(
             core, clock=clock, network=config.node.network, envelopes_of=self._envelope_ids
         )
@@ -195,7 +204,12 @@ class Service:
 
     def _notices(self) -> list[Row]:
         """Return what needs a person: plain words, and what to do."""
-        found = [*self._own_notices(), *self.logs.notices(), *self._peer_notices()]
+        found = [
+            *self._own_notices(),
+            *self.logs.notices(),
+            *self.keys.notices(),
+            *self._peer_notices(),
+        ]
         return [{"code": code, "message": message, "fix": fix} for code, message, fix in found]
 
     def _own_notices(self) -> Iterator[tuple[str, str, str]]:
@@ -391,11 +405,9 @@ class Service:
                     raise RequestError("no passphrase", fix="give passphrase or passphrase_file")
                 passphrase = read_passphrase_file(Path(passphrase_file))
             # The composition root makes services, so it can only be met here.
-            from node.app import renew_card  # noqa: PLC0415
+            from node.app import unlock  # noqa: PLC0415
 
-            vault = load_vault(load(self.core.home.keystore, passphrase))
-            self.core.unlock(vault)
-            renew_card(self.core, self.config, vault)
+            unlock(self.core, self.config, lambda: passphrase)
         return {"locked": False}
 
     # --- peers -------------------------------------------------------------------------------

@@ -18,13 +18,25 @@ import sqlite_utils
 
 from protocol.errors import BusyError, CommitUncertainError, StoreError
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 6
 _OLDEST: Final = 3
 """Databases from this version on are brought up to date: they only lack tables and indexes."""
 
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "meta": ({"key": str, "value": bytes}, "key"),
     "statements": ({"node_id": bytes, "n": int, "wire": bytes}, ("node_id", "n")),
+    # Statements that do not count, and revocations; since when recoveries are known, and which of
+    # them count; levels of peers whose statements take these away; what a directory suspends.
+    "statements_aside": ({"node_id": bytes, "digest": bytes, "wire": bytes}, ("node_id", "digest")),
+    "recoveries": (
+        {
+            "digest": bytes, "node_id": bytes, "seen_at": int, "confirmed_at": int,
+            "confirmed_by": str, "method": str, "counts": int,
+        },
+        "digest",
+    ),
+    "levels_given": ({"node_id": bytes, "level": str}, "node_id"),
+    "suspensions": ({"node_id": bytes, "wire": bytes, "at": int}, "node_id"),
     "peers": (
         {
             "node_id": bytes, "name": str, "level": str, "method": str, "verified_by": str,

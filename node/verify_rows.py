@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -22,7 +23,13 @@ from protocol.canonical import decode, encode
 from protocol.custody import Stub, check_over, parse_stub, verify_stub
 from protocol.entry import EntryKind, parse_entry
 from protocol.envelope import Envelope
-from protocol.errors import LogCorruptionError, PeerError, ProofError, ReceiptError
+from protocol.errors import (
+    LogCorruptionError,
+    PeerError,
+    ProofError,
+    ReceiptError,
+    SignatureError,
+)
 from protocol.receipt import VerifiedReceipt
 from protocol.statement import Card
 
@@ -125,9 +132,16 @@ class _Signed:
         held = _read(row)
         if held is None:
             raise LogCorruptionError(f"the bytes of the envelope of log entry {index} are gone")
-        card: Card | None = self._trust.card_at(held.header.author, held.header.card_n)
-        if card is None:
+        # It may have come under a card that a recovery has taken back since.
+        cards = self._trust.cards_at(held.header.author, held.header.card_n)
+        if not cards:
             raise LogCorruptionError(f"the author's card of log entry {index} is missing")
+        for card in cards[:-1]:
+            with suppress(SignatureError):
+                return self._under(held, card)
+        return self._under(held, cards[-1])
+
+    def _under(self, held: Envelope | Stub, card: Card) -> Envelope | Stub:
         network = self._trust.own.network
         if isinstance(held, Stub):
             verify_stub(held, network=network, message_key=card.message)

@@ -4,6 +4,8 @@
   computed together, in threads.
 - An envelope comes from its author or from another member of its audience, or not at all: whoever
   else holds one should not.
+- Under a card that a recovery of its author has ended nothing new is taken, whatever its date: the
+  thief has that key too. What an envelope that is held names as the one before it is not new.
 - We take it as a recipient or as a carrier; outside its audience we keep no byte of it.
 - A copy must be whole for our part: a recipient needs its own slot, a carrier all of them. Else
   whoever hands on a trimmed copy first would keep the whole one out.
@@ -27,6 +29,7 @@ from protocol.errors import (
     DigestError,
     ExpiredError,
     NotCarryingError,
+    SupersededCardError,
     UnknownCardError,
     UnknownEpochError,
     UntrustedKeyError,
@@ -66,6 +69,10 @@ class View(Protocol):
 
     def card_at(self, node_id: bytes, n: int) -> Card | None:
         """Return the card that is statement *n* of *node_id*, if we hold it."""
+        ...
+
+    def closed(self, header: Header, envelope_id: bytes) -> bool:
+        """Whether a recovery of the author ended the card, and nothing held names the envelope."""
         ...
 
     def holds(self, envelope_id: bytes) -> bool:
@@ -117,6 +124,8 @@ def screen(wire: bytes, *, view: View, giver: bytes) -> Screened | Known:
     card = view.card_at(header.author, header.card_n)
     if card is None:
         raise UnknownCardError("the author's key card of that number has not arrived yet")
+    if view.closed(header, parsed.id):
+        raise SupersededCardError("the author has recovered since: that card signs nothing new")
     return Screened(parsed, card.message)
 
 

@@ -85,6 +85,12 @@ class UnknownCardError(PeerError):
     code = "unknown-card"
 
 
+class SupersededCardError(PeerError):
+    """The envelope is new, and names a key card that a recovery of its author has ended."""
+
+    code = "superseded-card"
+
+
 class UnknownEpochError(PeerError):
     """The envelope names a stream epoch whose opening envelope we do not hold."""
 

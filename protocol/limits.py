@@ -26,6 +26,16 @@ MAX_BUNDLE: Final = 1024 * 1024
 """A card bundle (a chain, old cards reduced to their skeleton), before armour."""
 MAX_IDENTITY_KEYS: Final = 8
 """Identity keys that one inception or rotation may list."""
+MAX_ASIDE: Final = 128
+"""Statements of one node that are kept though they do not count: evidence, and what they signed."""
+MAX_SUSPENSION_MS: Final = 14 * 86_400_000
+"""Longest time for which a directory can suspend a node without saying so again."""
+MAX_SUSPENSION: Final = 64 * 1024
+"""One suspension with 16 signatures of 3.4 KiB."""
+MAX_DIRECTORY: Final = 16
+"""Keys of a directory that may suspend nodes."""
+RECOVERY_HOLD_MS: Final = 72 * 3_600_000
+"""How long a recovery is held before it counts: time for the owner of stolen paper to speak up."""
 MAX_SEAL_KEYS: Final = 8
 """Sealing keys that one card may list (current, next, and late openers)."""
 MAX_TLS_CERTIFICATES: Final = 4

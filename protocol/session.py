@@ -429,11 +429,11 @@ class Session:
             return []
         return [self._send(Statements(node_id, tuple(wires)))]
 
-    def ask_statements(self, first: int) -> list[Effect]:
-        """Ask for the peer's key statements from number *first* on: it named one we lack."""
+    def ask_statements(self, first: int, node_id: bytes | None = None) -> list[Effect]:
+        """Ask for key statements from number *first* on: the peer's own, or those of *node_id*."""
         if self.phase is not Phase.OPEN:
             return []
-        return [self._send(WantStatements(self._remote.node_id, first))]
+        return [self._send(WantStatements(node_id or self._remote.node_id, first))]
 
     def statements_stored(self, chain_n: int) -> list[Effect]:
         """Answer for a StoreStatements that brought the peer's chain up to *chain_n*.
@@ -498,6 +498,9 @@ class Session:
         self.phase = Phase.OPEN
         effects: list[Effect] = [Opened()]
         known = (self._remote.chain_n, self._remote.chain_head)
+        if self._peer_chain[0] < known[0]:
+            # It may have lost what it signed: give it back before anything else is said.
+            effects.insert(0, LoadStatements(self._remote.node_id, self._peer_chain[0] + 1))
         if self._peer_chain[0] > known[0]:
             effects.append(self._send(WantStatements(self._remote.node_id, known[0] + 1)))
         elif self._peer_chain[0] == known[0] and self._peer_chain != known:

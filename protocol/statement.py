@@ -8,119 +8,75 @@
 - The node id is the digest of the inception, so no rotation ever changes it.
 - Numbers rise by exactly one and each statement names the digest of the one before.
 - Both algorithms sign every statement; either one missing refuses it.
+- A rotation or recovery shows keys whose digests the one before it committed to, and commits to the
+  next ones. A rotation is signed by the keys in force and by the shown ones, a recovery by the
+  shown ones alone.
+- A revocation is no link of the chain: it shows the code whose digest stands in the inception, and
+  counts whenever it comes, whatever else was said.
 - A card that a later, signed statement replaces may shrink to its skeleton (no body, no
   signatures): the chain stays verifiable at about 160 bytes a card.
 - A parsed ``Statement`` is unverified; only ``Chain.start`` and ``Chain.extend`` make trusted
-  values.
+  values. What counts of statements that contradict each other is for ``protocol.chain``.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from protocol import limits, suite
+from protocol.bodies import (
+    Card,
+    HybridKey,
+    Identity,
+    Inception,
+    NamedKeys,
+    Revocation,
+    Rotation,
+    SealKey,
+    card_keys,
+    card_value,
+    check_endpoint,
+    identity_digest,
+    identity_value,
+    inception_value,
+    parse_card,
+    parse_inception,
+    parse_revocation,
+    parse_rotation,
+    revocation_digest,
+)
 from protocol.canonical import Value, decode, encode
 from protocol.errors import (
     DecodeError,
     EquivocationError,
-    ExpiredError,
     LimitError,
     StatementError,
     VersionError,
     WeakKeyError,
     WrongNetworkError,
 )
-from protocol.shape import array, exact_map, octets, text, uint
+from protocol.shape import array, octets, text, uint
+
+__all__ = [
+    "CARD", "INCEPTION", "RECOVER", "REVOKE", "ROTATE", "VERSION", "Body", "Card", "Chain",
+    "HybridKey", "Identity", "Inception", "NamedKeys", "Revocation", "Rotation", "SealKey",
+    "Statement", "StatementSignature", "check_endpoint", "check_revocation", "identity_digest",
+    "make_bundle", "make_card", "make_inception", "make_recover", "make_revocation",
+    "make_rotate", "parse_statement", "revocation_digest", "verify_bundle",
+]  # fmt: skip
 
 VERSION: Final = 1
 INCEPTION: Final = "inception"
 CARD: Final = "card"
-ROLES: Final = ("national-authority", "regional-centre", "international-organisation")
-_IDENTITY_PAIR: Final = 2
-_COUNTRY: Final = re.compile(r"[A-Z]{2}")
-# A registered name of RFC 3986 section 3.2.2 without its rarer characters, or an IPv6 literal.
-_ENDPOINT: Final = re.compile(
-    r"wss://(?:[A-Za-z0-9._-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[1-9][0-9]{0,4})"
-)
-_MAX_PORT: Final = 65_535
-_INCEPTION_KEYS: Final = ("keys", "threshold", "next", "next_threshold", "revocation")
-_CARD_KEYS: Final = (
-    "authority", "country", "role", "contact", "endpoints", "expires", "min_suite",
-    "message", "seal", "link", "log", "witness", "tls",
-)  # fmt: skip
+ROTATE: Final = "rotate"
+RECOVER: Final = "recover"
+REVOKE: Final = "revoke"
+SHOWN: Final = limits.MAX_IDENTITY_KEYS
+"""Signatures of a rotation from this index on are those of the keys that it shows."""
 
-HybridKey: TypeAlias = tuple[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Inception:
-    """Statement 0: the identity keys, and the digests of those that may one day replace them."""
-
-    keys: tuple[HybridKey, ...]
-    threshold: int
-    next_digests: tuple[bytes, ...]
-    next_threshold: int
-    revocation: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class SealKey:
-    """A sealing key and the time (ms) in which others may seal to it."""
-
-    public: bytes
-    not_before: int
-    not_after: int
-
-    @property
-    def ekid(self) -> bytes:
-        """The id under which envelopes name this key."""
-        return suite.ekid(self.public)
-
-
-@dataclass(frozen=True, slots=True)
-class NamedKeys:
-    """A signed-note key name with its Ed25519 and ML-DSA-44 keys (a log or a witness)."""
-
-    name: str
-    ed25519: bytes
-    mldsa44: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Card:
-    """What others need in order to reach, check and seal to a node."""
-
-    authority: str
-    country: str
-    role: str
-    contact: str
-    endpoints: tuple[str, ...]
-    expires: int
-    min_suite: int
-    message: bytes
-    seal: tuple[SealKey, ...]
-    link: HybridKey
-    log: NamedKeys
-    witness: NamedKeys
-    tls: tuple[bytes, ...]
-
-    def seal_key(self, now: int) -> SealKey:
-        """Return the newest sealing key that may be used at *now*.
-
-        Raises:
-            ExpiredError: the card or all its sealing keys are out of their time.
-        """
-        usable = [key for key in self.seal if key.not_before <= now < key.not_after]
-        if now >= self.expires or not usable:
-            raise ExpiredError(f"the card of {self.authority} has no sealing key valid now")
-        return max(usable, key=lambda key: key.not_before)
-
-
-Body: TypeAlias = Inception | Card
+Body: TypeAlias = Inception | Card | Rotation | Revocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,77 +113,83 @@ class Statement:
         return encode([self.core, None, []])
 
 
-def identity_digest(key: HybridKey) -> bytes:
-    """Return the digest by which an inception commits to the next identity *key*."""
-    return suite.digest("identity-key", *key)
-
-
-def revocation_digest(code: bytes) -> bytes:
-    """Return the digest by which an inception commits to the 32-byte revocation *code*."""
-    return suite.digest("revocation-code", code)
-
-
 # --- making ----------------------------------------------------------------------------------
 def make_inception(
     inception: Inception, *, network: bytes, issued: int, signers: Sequence[suite.HybridSigner]
 ) -> Statement:
     """Return the signed statement 0 of a new node."""
-    body = encode(_inception_value(inception))
+    body = encode(inception_value(inception))
     fields = [VERSION, INCEPTION, network, b"", 0, suite.ZERO, issued, _body_digest(body)]
     node_id = suite.digest("node", encode(fields))
     fields[3] = node_id
-    return _sign(fields, body, INCEPTION, signers)
+    return _sign(fields, body, dict(enumerate(signers)))
 
 
 def make_card(card: Card, *, chain: Chain, issued: int, signer: suite.HybridSigner) -> Statement:
     """Return the next statement of *chain*, a signed card."""
-    body = encode(_card_value(card))
+    return _next(CARD, encode(card_value(card)), chain, issued, {0: signer})
+
+
+def make_rotate(
+    rotation: Rotation,
+    *,
+    chain: Chain,
+    issued: int,
+    old: Mapping[int, suite.HybridSigner],
+    new: Sequence[suite.HybridSigner],
+) -> Statement:
+    """Return the next statement of *chain*, a rotation.
+
+    Args:
+        rotation: what it says.
+        chain: what it stands on.
+        issued: UTC in ms.
+        old: signers of keys in force, by the index of the key.
+        new: signers of the shown keys, in their order.
+    """
+    shown = {SHOWN + index: signer for index, signer in enumerate(new)}
+    return _next(ROTATE, encode(identity_value(rotation)), chain, issued, {**old, **shown})
+
+
+def make_recover(
+    rotation: Rotation, *, chain: Chain, issued: int, signers: Sequence[suite.HybridSigner]
+) -> Statement:
+    """Return a recovery on top of *chain*, which ends in the last statement that counts.
+
+    *signers* are those of the shown keys, in their order.
+    """
+    body = encode(identity_value(rotation))
+    return _next(RECOVER, body, chain, issued, dict(enumerate(signers)))
+
+
+def make_revocation(*, network: bytes, node_id: bytes, code: bytes) -> Statement:
+    """Return the one revocation of *node_id*: the paper with the *code* is enough to make it."""
+    body = encode({"code": code})
+    fields = [VERSION, REVOKE, network, node_id, 0, suite.ZERO, 0, _body_digest(body)]
+    return _sign(fields, body, {})
+
+
+def _next(
+    kind: str, body: bytes, chain: Chain, issued: int, signers: Mapping[int, suite.HybridSigner]
+) -> Statement:
     fields: list[object] = [
-        VERSION, CARD, chain.network, chain.node_id, chain.head.n + 1, chain.head.digest,
-        issued, _body_digest(body),
+        VERSION, kind, chain.network, chain.node_id, chain.head.n + 1, chain.head.digest, issued,
+        _body_digest(body),
     ]  # fmt: skip
-    return _sign(fields, body, CARD, [signer])
+    return _sign(fields, body, signers)
 
 
 def _sign(
-    fields: Sequence[object], body: bytes, kind: str, signers: Sequence[suite.HybridSigner]
+    fields: Sequence[object], body: bytes, signers: Mapping[int, suite.HybridSigner]
 ) -> Statement:
     core = encode(fields)
-    message = suite.label(f"key/{kind}") + suite.digest("statement", core)
-    signatures = [[index, *signer.sign(message)] for index, signer in enumerate(signers)]
+    message = suite.label(f"key/{fields[1]}") + suite.digest("statement", core)
+    signatures = [[index, *signers[index].sign(message)] for index in sorted(signers)]
     return parse_statement(encode([core, body, signatures]))
 
 
 def _body_digest(body: bytes) -> bytes:
     return suite.digest("statement-body", body)
-
-
-def _inception_value(inception: Inception) -> dict[str, object]:
-    return {
-        "keys": inception.keys,
-        "threshold": inception.threshold,
-        "next": inception.next_digests,
-        "next_threshold": inception.next_threshold,
-        "revocation": inception.revocation,
-    }
-
-
-def _card_value(card: Card) -> dict[str, object]:
-    return {
-        "authority": card.authority,
-        "country": card.country,
-        "role": card.role,
-        "contact": card.contact,
-        "endpoints": card.endpoints,
-        "expires": card.expires,
-        "min_suite": card.min_suite,
-        "message": card.message,
-        "seal": [[key.public, key.not_before, key.not_after] for key in card.seal],
-        "link": card.link,
-        "log": [card.log.name, card.log.ed25519, card.log.mldsa44],
-        "witness": [card.witness.name, card.witness.ed25519, card.witness.mldsa44],
-        "tls": card.tls,
-    }
 
 
 # --- parsing ---------------------------------------------------------------------------------
@@ -256,7 +218,7 @@ def parse_statement(wire: bytes) -> Statement:
         prev=octets(fields[5], "statement.prev", size=32),
         issued=uint(fields[6], "statement.issued"),
         body=None,
-        signatures=_signatures(outer[2]),
+        signatures=_signatures(outer[2], 2 * SHOWN if kind == ROTATE else SHOWN),
     )
     body_digest = octets(fields[7], "statement.body_digest", size=32)
     if outer[1] is None:
@@ -266,17 +228,21 @@ def parse_statement(wire: bytes) -> Statement:
     body = octets(outer[1], "statement.body", maximum=limits.MAX_STATEMENT)
     if _body_digest(body) != body_digest:
         raise DecodeError("statement.body does not match its digest")
+    if kind == REVOKE and (statement.n, statement.prev, statement.issued) != (0, suite.ZERO, 0):
+        raise DecodeError("a revocation has no place in the chain and no time")
+    if kind == REVOKE and statement.signatures:
+        raise DecodeError("a revocation has no signatures: its code is all that it needs")
     return replace(statement, body=_body(kind, body))
 
 
-def _signatures(value: Value) -> tuple[StatementSignature, ...]:
-    items = array(value, "statement.signatures", maximum=limits.MAX_IDENTITY_KEYS)
+def _signatures(value: Value, most: int) -> tuple[StatementSignature, ...]:
+    items = array(value, "statement.signatures", maximum=most)
     signatures = []
     for item in items:
         index, ed25519, mldsa65 = array(item, "statement.signature", size=3)
         signatures.append(
             StatementSignature(
-                uint(index, "signature.index", maximum=limits.MAX_IDENTITY_KEYS - 1),
+                uint(index, "signature.index", maximum=most - 1),
                 octets(ed25519, "signature.ed25519", size=suite.ED25519_SIGNATURE),
                 octets(mldsa65, "signature.mldsa65", size=suite.MLDSA65_SIGNATURE),
             )
@@ -289,154 +255,23 @@ def _signatures(value: Value) -> tuple[StatementSignature, ...]:
 
 def _body(kind: str, body: bytes) -> Body:
     value = decode(body, max_bytes=limits.MAX_STATEMENT)
-    if kind == INCEPTION:
-        return _parse_inception(value)
-    if kind == CARD:
-        return _parse_card(value)
-    raise VersionError(f"statement type {kind!r} is not known; update Picket")
-
-
-def _parse_inception(value: Value) -> Inception:
-    fields = exact_map(value, "inception", _INCEPTION_KEYS)
-    keys = tuple(
-        _hybrid(item, "inception.keys")
-        for item in array(
-            fields["keys"], "inception.keys", minimum=1, maximum=limits.MAX_IDENTITY_KEYS
-        )
-    )
-    following = tuple(
-        octets(item, "inception.next", size=32)
-        for item in array(
-            fields["next"], "inception.next", minimum=1, maximum=limits.MAX_IDENTITY_KEYS
-        )
-    )
-    _distinct([part for key in keys for part in key] + list(following), "inception")
-    return Inception(
-        keys=keys,
-        threshold=uint(fields["threshold"], "inception.threshold", minimum=1, maximum=len(keys)),
-        next_digests=following,
-        next_threshold=uint(
-            fields["next_threshold"], "inception.next_threshold", minimum=1, maximum=len(following)
-        ),
-        revocation=octets(fields["revocation"], "inception.revocation", size=32),
-    )
-
-
-def _parse_card(value: Value) -> Card:
-    fields = exact_map(value, "card", _CARD_KEYS)
-    country = text(fields["country"], "card.country", maximum=2)
-    if not _COUNTRY.fullmatch(country):
-        raise DecodeError("card.country is not an ISO 3166-1 alpha-2 code")
-    role = text(fields["role"], "card.role")
-    if role not in ROLES:
-        raise DecodeError(f"card.role is none of {', '.join(ROLES)}")
-    seal = tuple(
-        _seal_key(item)
-        for item in array(fields["seal"], "card.seal", minimum=1, maximum=limits.MAX_SEAL_KEYS)
-    )
-    tls = tuple(
-        suite.check_certificate(
-            octets(item, "card.tls", maximum=limits.MAX_CERTIFICATE), "card.tls"
-        )
-        for item in array(fields["tls"], "card.tls", minimum=1, maximum=limits.MAX_TLS_CERTIFICATES)
-    )
-    card = Card(
-        authority=text(fields["authority"], "card.authority"),
-        country=country,
-        role=role,
-        contact=text(fields["contact"], "card.contact"),
-        endpoints=tuple(
-            _endpoint(item)
-            for item in array(fields["endpoints"], "card.endpoints", maximum=limits.MAX_ENDPOINTS)
-        ),
-        expires=uint(fields["expires"], "card.expires"),
-        min_suite=uint(fields["min_suite"], "card.min_suite", minimum=1, maximum=255),
-        message=suite.check_ed25519(
-            octets(fields["message"], "card.message", size=32), "card.message"
-        ),
-        seal=seal,
-        link=_hybrid(fields["link"], "card.link"),
-        log=_named(fields["log"], "card.log"),
-        witness=_named(fields["witness"], "card.witness"),
-        tls=tls,
-    )
-    _distinct(_card_keys(card), "card")
-    return card
-
-
-def _card_keys(card: Card) -> list[bytes]:
-    return [
-        card.message, *card.link, card.log.ed25519, card.log.mldsa44, card.witness.ed25519,
-        card.witness.mldsa44, *(key.public for key in card.seal),
-        *map(suite.certificate_key, card.tls),
-    ]  # fmt: skip
-
-
-def _distinct(keys: list[bytes], field: str) -> None:
-    if len(set(keys)) != len(keys):
-        raise WeakKeyError(f"{field} uses one key in two roles")
-
-
-def _hybrid(value: Value, field: str) -> HybridKey:
-    pair = array(value, field, size=_IDENTITY_PAIR)
-    return (
-        suite.check_ed25519(octets(pair[0], field, size=suite.ED25519_SIZE), f"{field}[0]"),
-        suite.check_mldsa65(octets(pair[1], field, size=suite.MLDSA65_SIZE), f"{field}[1]"),
-    )
-
-
-def _seal_key(value: Value) -> SealKey:
-    public, not_before, not_after = array(value, "card.seal", size=3)
-    key = SealKey(
-        suite.check_seal(octets(public, "card.seal", size=suite.SEAL_SIZE), "card.seal"),
-        uint(not_before, "card.seal.not_before"),
-        uint(not_after, "card.seal.not_after"),
-    )
-    if key.not_after <= key.not_before:
-        raise DecodeError("card.seal ends before it begins")
-    return key
-
-
-def _named(value: Value, field: str) -> NamedKeys:
-    name, ed25519, mldsa44 = array(value, field, size=3)
-    checked = text(name, f"{field}.name")
-    if len(checked.encode()) > limits.MAX_NOTE_NAME:
-        raise LimitError(f"{field}.name is longer than {limits.MAX_NOTE_NAME} bytes")
-    if "+" in checked or any(character.isspace() for character in checked):
-        raise DecodeError(f"{field}.name has a space or a plus sign (C2SP signed-note)")
-    return NamedKeys(
-        checked,
-        suite.check_ed25519(octets(ed25519, field, size=suite.ED25519_SIZE), f"{field}.ed25519"),
-        suite.check_mldsa44(octets(mldsa44, field, size=suite.MLDSA44_SIZE), f"{field}.mldsa44"),
-    )
-
-
-def _endpoint(value: Value) -> str:
-    endpoint = text(value, "card.endpoints")
-    check_endpoint(endpoint)
-    return endpoint
-
-
-def check_endpoint(endpoint: str) -> None:
-    """Check that *endpoint* has the form ``wss://host:port``.
-
-    Raises:
-        DecodeError: it has another form.
-    """
-    found = _ENDPOINT.fullmatch(endpoint)
-    if found is None or int(found["port"]) > _MAX_PORT:
-        raise DecodeError(f"endpoint {endpoint!r} is not of the form wss://host:port")
-    if found["ipv6"] is not None:
-        try:
-            ipaddress.IPv6Address(found["ipv6"])
-        except ValueError:
-            raise DecodeError(f"endpoint {endpoint!r} holds no IPv6 address") from None
+    match kind:
+        case "inception":
+            return parse_inception(value)
+        case "card":
+            return parse_card(value)
+        case "rotate" | "recover":
+            return parse_rotation(value)
+        case "revoke":
+            return parse_revocation(value)
+        case _:
+            raise VersionError(f"statement type {kind!r} is not known; update Picket")
 
 
 # --- verifying -------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A verified chain: the identity, every card with a body, and the head."""
+    """A verified chain, each statement on top of the one before."""
 
     network: bytes
     node_id: bytes
@@ -449,12 +284,28 @@ class Chain:
         return self.statements[-1]
 
     @property
+    def identity(self) -> Identity:
+        """The identity keys in force, which sign what comes next."""
+        for statement in reversed(self.statements):
+            if isinstance(statement.body, Inception | Rotation):
+                return statement.body
+        return self.inception
+
+    @property
     def card(self) -> Card | None:
-        """The newest card, or None before the first."""
+        """The newest card, or None before the first and after a recovery, which ends them all."""
         for statement in reversed(self.statements):
             if isinstance(statement.body, Card):
                 return statement.body
+            if statement.type == RECOVER:
+                return None
         return None
+
+    @property
+    def recovered_at(self) -> int:
+        """The number of the newest recovery, 0 without one: cards below it sign nothing new."""
+        numbers = (s.n for s in reversed(self.statements) if s.type == RECOVER)
+        return next(numbers, 0)
 
     def card_at(self, n: int) -> Card | None:
         """Return the card that statement *n* is, or None."""
@@ -484,7 +335,7 @@ class Chain:
         fields[3] = b""
         if suite.digest("node", encode(fields)) != statement.node_id:
             raise StatementError("the node id is not the digest of the inception")
-        _verify_signatures(statement, body)
+        _verify_signatures(statement, (0, body.keys, body.threshold))
         return cls(network, statement.node_id, body, (statement,))
 
     def extend(self, statement: Statement) -> Chain:
@@ -534,29 +385,79 @@ class Chain:
         return replace(self, statements=(*before, statement, *after))
 
     def _verify(self, statement: Statement) -> None:
-        if not isinstance(statement.body, Card):
-            raise StatementError("only the first statement can be an inception")
-        identity = {part for key in self.inception.keys for part in key}
-        if not identity.isdisjoint(_card_keys(statement.body)):
+        earlier = replace(self, statements=self.statements[: statement.n])
+        match statement.body:
+            case Card() as card:
+                earlier._verify_card(statement, card)
+            case Rotation() as rotation:
+                earlier._verify_rotation(statement, rotation)
+            case Revocation():
+                raise StatementError("a revocation is no link of the chain")
+            case _:
+                raise StatementError("only the first statement can be an inception")
+
+    def _verify_card(self, statement: Statement, card: Card) -> None:
+        if not self._identity_parts().isdisjoint(card_keys(card)):
             raise WeakKeyError("the card uses an identity key in a second role")
-        lifetime = statement.body.expires - statement.issued
+        lifetime = card.expires - statement.issued
         if not 0 < lifetime <= limits.MAX_CARD_LIFETIME_MS:
             raise StatementError("card.expires is not within 400 days after its issue")
-        _verify_signatures(statement, self.inception)
+        _verify_signatures(statement, (0, self.identity.keys, self.identity.threshold))
+
+    def _verify_rotation(self, statement: Statement, rotation: Rotation) -> None:
+        before = self.identity
+        if not {identity_digest(key) for key in rotation.keys} <= set(before.next_digests):
+            raise StatementError("it shows an identity key that nothing committed to before")
+        used = {identity_digest(key) for key in self._identity_keys()}
+        if not used.isdisjoint(rotation.next_digests):
+            raise WeakKeyError("it commits to an identity key that was in force before")
+        needed = max(before.next_threshold, rotation.threshold)
+        if statement.type == RECOVER:
+            _verify_signatures(statement, (0, rotation.keys, needed))
+        else:
+            _verify_signatures(
+                statement, (0, before.keys, before.threshold), (SHOWN, rotation.keys, needed)
+            )
+
+    def _identity_keys(self) -> set[HybridKey]:
+        bodies = (statement.body for statement in self.statements)
+        return {
+            key for body in bodies if isinstance(body, Inception | Rotation) for key in body.keys
+        }
+
+    def _identity_parts(self) -> set[bytes]:
+        return {part for key in self._identity_keys() for part in key}
 
 
-def _verify_signatures(statement: Statement, inception: Inception) -> None:
-    if len(statement.signatures) < inception.threshold:
-        raise StatementError(f"{inception.threshold} identity signatures are required")
+def _verify_signatures(statement: Statement, *groups: tuple[int, Sequence[HybridKey], int]) -> None:
+    """Verify all signatures, and that each group (first index, keys, how many) has enough."""
+    keys: dict[int, HybridKey] = {}
+    for first, group, needed in groups:
+        indexes = range(first, first + len(group))
+        if sum(signature.index in indexes for signature in statement.signatures) < needed:
+            raise StatementError(f"{needed} identity signatures are required")
+        keys |= dict(zip(indexes, group, strict=True))
     for signature in statement.signatures:
-        if signature.index >= len(inception.keys):
+        if signature.index not in keys:
             raise StatementError("a signature names an identity key that does not exist")
         suite.verify_hybrid(
             f"key/{statement.type}",
-            inception.keys[signature.index],
+            keys[signature.index],
             statement.digest,
             (signature.ed25519, signature.mldsa65),
         )
+
+
+def check_revocation(statement: Statement, inception: Inception) -> None:
+    """Check that a revocation shows the code that *inception* committed to.
+
+    Raises:
+        StatementError: it is no revocation, or shows another code.
+    """
+    if not isinstance(statement.body, Revocation):
+        raise StatementError("this statement is no revocation")
+    if revocation_digest(statement.body.code) != inception.revocation:
+        raise StatementError("the code is not the revocation code of this node")
 
 
 # --- bundles: what operators hand to each other ----------------------------------------------

@@ -18,7 +18,7 @@ import pytest
 import typer.main
 
 from keys import trust
-from node import __version__, api, app, logview, service
+from node import __version__, api, app, keydesk, logview, service
 from node.cli.main import app as commands
 from node.cli.terminal import Exit
 from node.config import FIELDS
@@ -110,6 +110,7 @@ def notices_of(module: str) -> set[str]:
 
 def test_every_notice_is_documented() -> None:
     given = notices_of(service.__file__) | notices_of(logview.__file__)
+    given |= notices_of(keydesk.__file__)
     table = rows(section(OPERATING, "### Notices in status"))
     notices = [coded(row[0])[0] for row in table if row[0] != "code"]
     documented = notices[: notices.index("connect-failed")]

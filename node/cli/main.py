@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import typer
 
 from node import __version__
-from node.cli import attachments, delivery, disclosure, evidence, log
+from node.cli import attachments, delivery, disclosure, evidence, keys, log
 from node.cli import doctor as doctor_checks
 from node.cli.terminal import (
     HOW_TO_START,
@@ -60,6 +60,7 @@ for _name, _app in (
     ("tokens", tokens_app), ("config", config_app),
 ):  # fmt: skip
     app.add_typer(_app, name=_name)
+keys.register(keys_app, peers_app)
 incidents_app.command("access")(disclosure.access)
 incidents_app.command("erase")(disclosure.erase)
 

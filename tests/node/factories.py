@@ -362,7 +362,7 @@ def make_homes(folder: Path) -> None:
         initialise(home.path, values, PASSPHRASE, NOW - DAY)
         vault = load(home.keystore, PASSPHRASE)
         save(home.keystore, vault, PASSPHRASE, _CHEAP)
-        home.recovery_sheet.unlink()
+        home.recovery_sheet.rename(folder / f"{name}.sheet")
         secrets[name] = {key: seed.hex() for key, seed in vault.items()}
     (folder / "secrets.json").write_text(json.dumps(secrets))
     world = World(folder, era="making").open()
@@ -389,6 +389,7 @@ def copied(homes: Path, folder: Path, names: Collection[str] = NAMES) -> Iterato
     """Copy the *homes* that ``make_homes`` made into *folder* and open them."""
     for name in names:
         shutil.copytree(homes / name, folder / name)
+        shutil.copy(homes / f"{name}.sheet", folder)
     shutil.copy(homes / "secrets.json", folder)
     world = World(folder, names)
     try:

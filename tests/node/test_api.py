@@ -231,6 +231,8 @@ def test_every_scope_opens_some_route_and_no_token_makes_tokens() -> None:
     assert {route.scope for route in SCOPED} == set(SCOPES)
     assert {r.path for r in OPERATORS} == {
         "/api/v1/disclosures", "/api/v1/incidents/{id}/erase", "/api/v1/incidents/{id}/erasure",
+        "/api/v1/keys", "/api/v1/keys/passphrase", "/api/v1/keys/revoke",
+        "/api/v1/keys/rotate-identity", "/api/v1/keys/rotate-sealing",
         "/api/v1/log/audits/{name}", "/api/v1/log/export", "/api/v1/log/verification",
         "/api/v1/log/verify",
         "/api/v1/tokens", "/api/v1/tokens/{id}", "/api/v1/unlock",

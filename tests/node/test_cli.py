@@ -797,7 +797,8 @@ def test_a_peer_can_be_approved_and_sent_to_whatever_it_is_called(
 # --- scripts ---------------------------------------------------------------------------------
 READ_VERBS: Final[Mapping[str, Callable[[Made], tuple[str, ...]]]] = {
     "status": lambda _: (), "doctor": lambda _: (), "keys show": lambda _: (),
-    "keys card": lambda _: (), "peers list": lambda _: (), "peers show": lambda _: ("birch",),
+    "keys card": lambda _: (), "keys status": lambda _: (),
+    "peers list": lambda _: (), "peers show": lambda _: ("birch",),
     "incidents list": lambda _: (), "incidents show": lambda made: (made.released,),
     "incidents deliveries": lambda made: (made.released,), "log verify": lambda _: (),
     "log head": lambda _: (), "tokens list": lambda _: (), "config show": lambda _: (),
@@ -807,7 +808,9 @@ READ_VERBS: Final[Mapping[str, Callable[[Made], tuple[str, ...]]]] = {
     "delivery missing": lambda _: (),
 }  # fmt: skip
 WRITE_VERBS: Final = {
-    "init", "run", "unlock", "demo", "peers add", "peers approve", "incidents new",
+    "init", "run", "unlock", "demo", "peers add", "peers approve", "peers confirm",
+    "peers suspend", "keys passphrase", "keys recover", "keys revoke", "keys rotate-identity",
+    "keys rotate-seal", "incidents new",
     "incidents import", "incidents release", "log accept", "tokens create", "tokens revoke",
     "attachments add", "attachments fetch", "attachments save", "attachments drop",
     "delivery statement", "log audit", "log export", "log fork", "log policy", "log prove",

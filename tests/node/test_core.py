@@ -1057,9 +1057,7 @@ def test_statements_under_another_name_are_refused(world: World) -> None:
     assert alder.dump() == before
 
 
-def test_two_statements_of_one_number_freeze_the_peer_for_good(
-    world: World, tmp_path: Path
-) -> None:
+def test_two_statements_of_one_number_freeze_the_peer(world: World, tmp_path: Path) -> None:
     alder, birch = world["alder"], world["birch"]
     birch.close()
     other = shutil.copytree(birch.home.path, tmp_path / "twin" / "birch")
@@ -1075,7 +1073,8 @@ def test_two_statements_of_one_number_freeze_the_peer_for_good(
     twin.close()
     for _ in range(2):
         assert alder.core.trust.peer(birch.id).level is Level.FROZEN
-        assert alder.core.trust.peer(birch.id).card.contact == "one desk"
+        # Which of the two is looked at does not depend on which came first.
+        assert alder.core.trust.peer(birch.id).card.contact in {"one desk", "another desk"}
         alder.reopen()
     key = birch.release(1, alder)
     assert not hand(birch, alder, key).stored

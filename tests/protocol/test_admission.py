@@ -22,6 +22,7 @@ from protocol.errors import (
     ProofError,
     ReceiptError,
     SignatureError,
+    SupersededCardError,
     UnknownCardError,
     UnknownEpochError,
     UntrustedKeyError,
@@ -52,6 +53,8 @@ class FakeView:
     carries: bool = True
     held: set[bytes] = field(default_factory=set)
     epochs: dict[bytes, tuple[Header, Audience]] = field(default_factory=dict)
+    recovered: int = 0
+    named: set[bytes] = field(default_factory=set)
 
     @property
     def node_id(self) -> bytes:
@@ -60,6 +63,9 @@ class FakeView:
     @property
     def network(self) -> bytes:
         return NETWORK
+
+    def closed(self, header: Header, envelope_id: bytes) -> bool:
+        return header.card_n < self.recovered and envelope_id not in self.named
 
     def accepts_author(self, node_id: bytes) -> bool:
         return any(node.id == node_id for node in self.authors)
@@ -84,6 +90,29 @@ def take(sealed: Envelope, view: FakeView, giver: TestNode, now: int = NOW) -> A
 def test_a_recipient_takes_it_from_the_author(alder: TestNode, birch: TestNode) -> None:
     decision = take(make_envelope(alder, [birch]), FakeView(birch, (alder,)), alder)
     assert isinstance(decision, Admitted) and decision.part is Part.RECIPIENT
+
+
+def test_nothing_new_is_taken_under_a_card_that_a_recovery_has_ended(
+    alder: TestNode, birch: TestNode
+) -> None:
+    """However it is dated: the thief has that message key too."""
+    old = make_envelope(alder, [birch])
+    view = FakeView(birch, (alder,), recovered=2)
+    with pytest.raises(SupersededCardError):
+        take(old, view, alder)
+    # What one that is held names as the one before it was there before.
+    assert isinstance(take(old, replace(view, named={old.id}), alder), Admitted)
+    assert isinstance(
+        take(
+            old,
+            replace(
+                view, held={old.id}, epochs={old.id: (old.header, make_audience(alder, [birch]))}
+            ),
+            alder,
+        ),
+        Known,
+    )
+    assert isinstance(take(old, replace(view, recovered=1), alder), Admitted)
 
 
 def test_a_recipient_takes_it_from_a_carrier_or_another_recipient(

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from protocol import limits, statement, suite
+from protocol import bodies, limits, statement, suite
 from protocol.armor import armor, dearmor
 from protocol.canonical import decode, encode
 from protocol.errors import (
@@ -234,14 +234,14 @@ def test_an_unknown_statement_type_asks_for_an_update(born: Chain) -> None:
 
 
 def test_only_an_ext_map_may_add_fields(born: Chain) -> None:
-    fields = statement._card_value(card_body("alder"))
-    statement._parse_card(decode(encode({**fields, "ext": {"later": 1}}), max_bytes=1 << 16))
+    fields = bodies.card_value(card_body("alder"))
+    bodies.parse_card(decode(encode({**fields, "ext": {"later": 1}}), max_bytes=1 << 16))
     for extra in ({"later": 1}, {"ext": 1}):
         with pytest.raises(DecodeError):
-            statement._parse_card(decode(encode({**fields, **extra}), max_bytes=1 << 16))
+            bodies.parse_card(decode(encode({**fields, **extra}), max_bytes=1 << 16))
     del fields["tls"]
     with pytest.raises(DecodeError):
-        statement._parse_card(decode(encode(fields), max_bytes=1 << 16))
+        bodies.parse_card(decode(encode(fields), max_bytes=1 << 16))
 
 
 def test_the_newest_valid_sealing_key_is_used() -> None:

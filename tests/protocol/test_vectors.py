@@ -20,6 +20,7 @@ from protocol.admission import Admitted, admit
 from protocol.armor import dearmor
 from protocol.blob import Blob, BlobChunk, ChunkCipher, chunk_hash, grow_tree, verify_chunk
 from protocol.canonical import decode, encode
+from protocol.chain import KeyHistory
 from protocol.checkpoint import Checkpoint, format_body, verify_mldsa44
 from protocol.cosignatures import Cosigned as Met
 from protocol.cosignatures import check_policy
@@ -79,6 +80,7 @@ from protocol.statement import (
     parse_statement,
     verify_bundle,
 )
+from protocol.suspension import Directory, parse_suspension, verify_suspension
 from protocol.tlog_proof import parse_tlog_proof, verify_tlog_proof
 from protocol.witness import Accept, Seen, decide, parse_size
 from tests.factories import card_body
@@ -178,6 +180,23 @@ def chain_extend(scene: Scene) -> Json:
     return {**_statement(made), "length": len(after.statements)}
 
 
+def history_take(scene: Scene) -> Json:
+    first, *others = [parse_statement(scene.given(name)) for name in scene.case["held"]]
+    chain = Chain.start(first, network=scene.given("network"))
+    after = KeyHistory(chain).take(others).take([parse_statement(scene.data)])
+    return {"standing": after.standing.value, "revoked": after.revocation is not None,
+            "path": [made.digest.hex() for made in after.chain.statements]}  # fmt: skip
+
+
+def suspension_verify(scene: Scene) -> Json:
+    chosen = scene.vectors["directory"]
+    keys = tuple((bytes.fromhex(ed), bytes.fromhex(ml)) for ed, ml in chosen["keys"])
+    made, now = parse_suspension(scene.data), scene.case["now"]
+    directory = Directory(keys, chosen["threshold"])
+    verify_suspension(made, directory, network=scene.given("network"), now=now)
+    return fields_of(made)
+
+
 def bundle_verify(scene: Scene) -> Json:
     return _bundle(scene, scene.data)
 
@@ -272,6 +291,9 @@ class Taker:
 
     def id_of(self, name: str) -> bytes:
         return bytes.fromhex(self.scene.vectors["nodes"][name]["node_id"])
+
+    def closed(self, header: envelope.Header, envelope_id: bytes) -> bool:
+        return False
 
     def accepts_author(self, node_id: bytes) -> bool:
         return node_id in map(self.id_of, self.scene.case["accepts"])
@@ -607,6 +629,7 @@ OPERATIONS: Final[dict[str, Callable[[Scene], Json]]] = {
     operation.__name__.replace("_", ".", 1): operation
     for operation in (
         canonical_decode, statement_parse, chain_start, chain_extend, bundle_verify, armor_read,
+        history_take, suspension_verify,
         envelope_parse, envelope_verify, envelope_epoch, envelope_open, envelope_padding,
         envelope_admit, fork_verify, frontier_digest, frontier_compare, frame_decode, frame_tags,
         link, receipt_verify, runs_verify, runs_single, entry_parse, entry_local,

@@ -104,7 +104,7 @@ from tests.factories import (
     make_node,
     seed,
 )
-from tests.vectors import bulk, logs, slots
+from tests.vectors import bulk, chains, logs, slots
 
 Json: TypeAlias = dict[str, Any]
 
@@ -383,7 +383,7 @@ def statement_file() -> Json:
         "two parts": (encode([born.core, encode(parts.body)]), "bad-encoding"),
         "core not a byte string": (encode([None, encode(parts.body), [good]]), "bad-encoding"),
         "version 2": (_with_core(born, 0, 2), "unsupported-version"),
-        "type rotate": (_with_core(born, 1, "rotate"), "unsupported-version"),
+        "type crown": (_with_core(born, 1, "crown"), "unsupported-version"),
         "type card over the body of an inception": (_with_core(born, 1, "card"), "bad-encoding"),
         "a network of 31 bytes": (_with_core(born, 2, NETWORK[:31]), "bad-encoding"),
         "number -1": (_with_core(born, 4, -1), "bad-encoding"),
@@ -2925,11 +2925,49 @@ def _from(given: Json, name: str, data: bytes) -> Json:
     return _like(name, bytes.fromhex(given[name]), data)
 
 
+# --- chains ----------------------------------------------------------------------------------
+def chain_file() -> Json:
+    """Return the vectors of sections 5.6 to 5.8."""
+    told = chains.story()
+    given: Json = {name: wire.hex() for name, wire in told.given.items()}
+    digests = {n: parse_statement(w).digest.hex() for n, w in told.given.items()
+               if n != "suspension"}  # fmt: skip
+    directory = [[part.hex() for part in signer.public] for signer in chains.DIRECTORY]
+    return {
+        "about": "Rotations, recoveries and revocations of one node, and suspensions of it. `held` "
+        "names the statements that are held already; `path` has the digests of those that count "
+        "then, where the node is not frozen. Other fields as in statement.json.",
+        "section": "5.6 to 5.8",
+        "randomised": list(chains.RANDOMISED),
+        "seeds": {
+            "keys of inception": ["alder/identity/ed", "alder/identity/ml"],
+            "keys that recover and rotate show": ["alder/next/ed", "alder/next/ml"],
+            "keys that these commit to": ["alder/next 2/ed", "alder/next 2/ml"],
+            "revocation code": "alder/revocation",
+        },
+        "given": {"network": NETWORK.hex(), **given},
+        "directory": {"keys": directory, "threshold": 2},
+        "cases": [
+            *(_case(name, "history.take", {"of": comes, "splices": []}, held=held,
+                    expect={"standing": standing, "revoked": revoked,
+                            **({"path": [digests[each] for each in path]} if path else {})})
+              for name, (comes, held, standing, path, revoked) in chains.accepted().items()),
+            *(_case(name, "history.take", _from(given, like, data), held=held, code=code)
+              for name, (data, like, code, held) in chains.refused(told).items()),
+            *(_case(name, "suspension.verify", _from(given, "suspension", data), now=now,
+                    **({"expect": {"node_id": told.chains["card"].node_id.hex()}} if code is None
+                       else {"code": code}))
+              for name, (data, now, code) in chains.suspensions(told).items()),
+        ],
+    }  # fmt: skip
+
+
 # --- files -----------------------------------------------------------------------------------
 FILES: Final[dict[str, Callable[[], Json]]] = {
     "canonical": canonical_file,
     "statement": statement_file,
     "card": card_file,
+    "chain": chain_file,
     "envelope": envelope_file,
     "streams": streams_file,
     "frames": frames_file,

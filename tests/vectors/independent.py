@@ -40,7 +40,7 @@ Check: TypeAlias = Callable[[Value], Value]
 
 FOLDER: Final = Path(__file__).parent
 FILES: Final = (
-    "canonical", "statement", "card", "envelope", "streams", "frames", "receipt", "blob",
+    "canonical", "statement", "card", "chain", "envelope", "streams", "frames", "receipt", "blob",
     "fingerprint", "keystore", "policy", "witness",
 )  # fmt: skip
 ZERO: Final = bytes(32)
@@ -364,7 +364,7 @@ hybrid: Final = row(ed25519, fixed(1_952))
 
 # --- 5: key statements -----------------------------------------------------------------------
 _WIRE: Final = row(
-    upto(1_024), maybe(upto(49_152)), many(0, 8, row(uint(0, 7), bin64, fixed(3_309)))
+    upto(1_024), maybe(upto(49_152)), many(0, 16, row(uint(0, 15), bin64, fixed(3_309)))
 )
 _CORE: Final = row(
     uint(), text(), bin32, bin32, uint(0, 512), bin32, uint(), bin32
@@ -372,14 +372,28 @@ _CORE: Final = row(
 
 
 def _inception(body: Value) -> Json:
+    return _identity(body, revocation=bin32)
+
+
+def _identity(body: Value, **more: Check) -> Json:
     found: Json = record(
         keys=many(1, 8, hybrid), threshold=uint(1), next=many(1, 8, bin32),
-        next_threshold=uint(1), revocation=bin32,
+        next_threshold=uint(1), **more,
     )(body)  # fmt: skip
     need(found["threshold"] <= len(found["keys"]))
     need(found["next_threshold"] <= len(found["next"]))
     _distinct([part for key in found["keys"] for part in key] + found["next"])
+    need(not _commitments(found["keys"]) & set(found["next"]), "weak-key")
     return found
+
+
+def _commitments(keys: list[list[bytes]]) -> set[bytes]:
+    return {h("identity-key", *key) for key in keys}
+
+
+def _revocation(body: Value) -> Json:
+    need(type(body) is dict and set(body) == {"code"})
+    return {"code": bin32(body["code"])}
 
 
 def _distinct(keys: list[bytes]) -> None:
@@ -441,6 +455,9 @@ def read_statement(wire: bytes) -> Json:
     _, kind, network, node_id, n, prev, issued, digest = _CORE(fields)
     indexes = [index for index, _, _ in signatures]
     need(indexes == sorted(set(indexes)))
+    if kind != "rotate":
+        need(len(indexes) <= 8, "over-limit")
+        need(all(index < 8 for index in indexes))
     found = {
         "wire": wire, "core": core, "type": kind, "network": network, "node_id": node_id, "n": n,
         "prev": prev, "issued": issued, "digest": h("statement", core), "body": None,
@@ -450,8 +467,11 @@ def read_statement(wire: bytes) -> Json:
         need(kind == "card" and not signatures)
         return found
     need(h("statement-body", body) == digest)
-    readers = {"inception": _inception, "card": _card}
+    readers = {"inception": _inception, "card": _card, "rotate": _identity,
+               "recover": _identity, "revoke": _revocation}  # fmt: skip
     need(kind in readers, "unsupported-version")
+    if kind == "revoke":
+        need((n, prev, issued, signatures) == (0, ZERO, 0, []))
     return {**found, "body": readers[kind](read(body, 49_152))}
 
 
@@ -462,16 +482,19 @@ def start(first: Json, network: bytes) -> list[Json]:
     fields = read(first["core"], 1_024)
     fields[3] = b""
     need(h("node", enc(fields)) == first["node_id"], "bad-statement")
-    _signed(first, first["body"])
+    _signed(first, (0, first["body"]["keys"], first["body"]["threshold"]))
     return [first]
 
 
-def _signed(made: Json, inception: Json) -> None:
-    need(len(made["signatures"]) >= inception["threshold"], "bad-statement")
+def _signed(made: Json, *groups: tuple[int, list[list[bytes]], int]) -> None:
+    known: dict[int, list[bytes]] = {}
+    for first, keys, needed in groups:
+        group = {first + at: key for at, key in enumerate(keys)}
+        need(len(group.keys() & set(made["signers"])) >= needed, "bad-statement")
+        known |= group
     for index, *signatures in made["signatures"]:
-        need(index < len(inception["keys"]), "bad-statement")
-        keys = inception["keys"][index]
-        verify_hybrid(f"key/{made['type']}", keys, made["digest"], signatures)
+        need(index in known, "bad-statement")
+        verify_hybrid(f"key/{made['type']}", known[index], made["digest"], signatures)
 
 
 def extend(chain: list[Json], made: Json) -> list[Json]:
@@ -496,12 +519,99 @@ def extend(chain: list[Json], made: Json) -> list[Json]:
 
 
 def _later(chain: list[Json], made: Json) -> None:
-    need(made["type"] == "card", "bad-statement")
-    inception, card = chain[0]["body"], made["body"]
-    identity = {part for key in inception["keys"] for part in key}
-    need(identity.isdisjoint(_card_keys(card)), "weak-key")
-    need(card["expires"] - made["issued"] <= 400 * DAY, "bad-statement")
-    _signed(made, inception)
+    need(made["type"] in {"card", "rotate", "recover"}, "bad-statement")
+    below = [each for each in chain[: made["n"]] if each["type"] != "card"]
+    before, body = below[-1]["body"], made["body"]
+    used = [key for each in below for key in each["body"]["keys"]]
+    if made["type"] == "card":
+        need({part for key in used for part in key}.isdisjoint(_card_keys(body)), "weak-key")
+        need(body["expires"] - made["issued"] <= 400 * DAY, "bad-statement")
+        _signed(made, (0, before["keys"], before["threshold"]))
+        return
+    need(_commitments(body["keys"]) <= set(before["next"]), "bad-statement")
+    need(not _commitments(used) & set(body["next"]), "weak-key")
+    needed = max(before["next_threshold"], body["threshold"])
+    if made["type"] == "recover":
+        _signed(made, (0, body["keys"], needed))
+    else:
+        _signed(made, (0, before["keys"], before["threshold"]), (8, body["keys"], needed))
+
+
+# --- 5.7: what counts ------------------------------------------------------------------------
+def settle(statements: list[Json], network: bytes) -> Json:
+    """Return what statements of one node, given from the inception on, come to."""
+    chain = start(statements[0], network)
+    branches = {chain[0]["digest"]: chain}
+    revoked = False
+    for made in statements[1:]:
+        need(made["network"] == network, "wrong-network")
+        if made["type"] == "revoke":
+            code = h("revocation-code", made["body"]["code"])
+            need(code == chain[0]["body"]["revocation"], "bad-statement")
+            need(made["node_id"] == chain[0]["node_id"], "bad-statement")
+            revoked = True
+        elif made["digest"] not in branches:
+            need(made["prev"] in branches, "bad-statement")
+            branches[made["digest"]] = extend(branches[made["prev"]], made)
+    root, standing, path = chain[0]["digest"], "clear", chain
+    while True:
+        under = [root]
+        for made in sorted((b[-1] for b in branches.values()), key=lambda each: each["n"]):
+            if made["type"] == "card" and made["prev"] in under:
+                under.append(made["digest"])
+        after = [
+            made for made in (b[-1] for b in branches.values())
+            if made["type"] in {"rotate", "recover"} and made["prev"] in under
+        ]  # fmt: skip
+        if len(after) == 1:
+            root = after[0]["digest"]
+            continue
+        names = [branches[each][-1]["prev"] for each in under[1:]]
+        path = max((branches[each] for each in under), key=len)
+        if after:
+            standing = "spent"
+        elif len(set(names)) < len(names):
+            standing = "contradicted"
+        return {
+            "standing": standing, "revoked": revoked, "path": [made["digest"] for made in path],
+        }  # fmt: skip
+
+
+# --- 5.8: suspensions ------------------------------------------------------------------------
+def read_suspension(data: bytes) -> Json:
+    """Return a suspension, well-formed and unverified."""
+    outer = read(data, 65_536)
+    core, signatures = row(
+        upto(1_024), many(1, 16, row(bin32, bin64, fixed(3_309)))
+    )(outer)  # fmt: skip
+    fields = read(core, 1_024)
+    need(type(fields) is list and len(fields) == 6)
+    need(uint()(fields[0]) == 1, "unsupported-version")
+    _, network, node_id, issued, until, reason = row(
+        uint(), bin32, bin32, uint(), uint(), text()
+    )(fields)  # fmt: skip
+    need(0 < until - issued <= 14 * DAY, "bad-statement")
+    names = [name for name, _, _ in signatures]
+    need(names == sorted(set(names)))
+    return {
+        "core": core, "network": network, "node_id": node_id, "issued": issued, "until": until,
+        "reason": reason, "signatures": signatures,
+    }  # fmt: skip
+
+
+def verify_suspension(made: Json, directory: Json, network: bytes, now: int) -> None:
+    """Verify that the directory has signed it and that it counts now."""
+    need(made["network"] == network, "wrong-network")
+    need(made["issued"] <= now + 600_000 and now < made["until"], "expired")
+    keys = [[bytes.fromhex(part) for part in key] for key in directory["keys"]]
+    known = {h("identity-key", *key): key for key in keys}
+    digest = h("suspend", made["core"])
+    count = 0
+    for name, *signatures in made["signatures"]:
+        if name in known:
+            verify_hybrid("suspend", known[name], digest, signatures)
+            count += 1
+    need(count >= directory["threshold"], "untrusted-key")
 
 
 def read_bundle(data: bytes, network: bytes) -> list[Json]:
@@ -1700,6 +1810,17 @@ def _statement(case: Case) -> Json:
     return {**_shown(made), "length": len(extend(chain, made))}
 
 
+def _history(case: Case) -> Json:
+    held = [read_statement(case.given(name)) for name in case.case["held"]]
+    return settle([*held, read_statement(case.data)], case.given("network"))
+
+
+def _suspension(case: Case) -> Json:
+    made = read_suspension(case.data)
+    verify_suspension(made, case.vectors["directory"], case.given("network"), case.case["now"])
+    return made
+
+
 def _bundle(case: Case) -> Json:
     bundle = case.data if case.op == "bundle.verify" else read_armor(case.data.decode())
     head = read_bundle(bundle, case.given("network"))[-1]
@@ -1901,6 +2022,7 @@ def _act(case: Case) -> Json:
 
 _READERS: Final[dict[str, Callable[[Case], Json]]] = {
     "canonical": _canonical, "statement": _statement, "chain": _statement, "bundle": _bundle,
+    "history": _history, "suspension": _suspension,
     "armor": _bundle, "envelope": _envelope, "fork": _fork, "frontier": _frontier,
     "frame": _frame, "link": _link, "receipt": _log, "runs": _log, "blob": _blob,
     "entry": _log, "fingerprint": _people, "safety": _people, "keystore": _keystore,
