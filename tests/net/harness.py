@@ -292,6 +292,16 @@ class Node(Authority):
         assert row["ok"] is True
         return row
 
+    def verified_acts(self) -> int:
+        """Let the node verify its log; return how many entries are no heartbeat and no access."""
+        self.verify_log()
+        with self.database() as connection:
+            count: int = connection.execute(
+                "SELECT count(*) FROM entries WHERE kind NOT IN (?, ?)",
+                (int(EntryKind.HEARTBEAT), int(EntryKind.ACCESS)),
+            ).fetchone()[0]
+        return count
+
     # --- on disk -----------------------------------------------------------------------------
     @contextlib.contextmanager
     def database(self) -> Iterator[sqlite3.Connection]:
