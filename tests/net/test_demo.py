@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,10 +56,12 @@ def processes(folder: Path) -> list[int]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    return folder
+def folder() -> Iterator[Path]:
+    # Not pytest's own: with the demo's folders in it the path of a socket would be too long.
+    with tempfile.TemporaryDirectory(prefix="demo-") as base:
+        folder = Path(base) / "tmp"
+        folder.mkdir()
+        yield folder
 
 
 def said(folder: Path) -> str:
