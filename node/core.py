@@ -92,6 +92,8 @@ class Shipment:
 class Core:
     """A node without its network."""
 
+    _unfenced: tuple[int, bytes] | None = None  # the newest signed head, if nobody was shown it
+
     def __init__(
         self,
         *,
@@ -145,7 +147,14 @@ class Core:
                 "service.key belongs to another node than node.db",
                 fix="put files of one node together; do not mix backups",
             )
-        self.log = Log(store, keys=keys, origin=card.log.name, random=random, node_id=own.node_id)
+        self.log = Log(
+            store,
+            keys=keys,
+            origin=card.log.name,
+            random=random,
+            node_id=own.node_id,
+            before_showing=self.settle_fence,
+        )
         self.statements.begin(own, self.log)
         self.streams = Streams(store, clock, own.node_id)
         self.erasures = Erasures(
@@ -208,6 +217,8 @@ class Core:
         # If it cannot be stored it is signed again at the start.
         with suppress(BusyError, StoreError), self.store.transaction():
             self.log.keep()
+        with suppress(StoreError):  # nobody was given the head, so an older fence says the truth
+            self.settle_fence()
         self.store.close()
         self._fence.close()
 
@@ -572,11 +583,24 @@ class Core:
             return
         assert not self.store.in_transaction  # noqa: S101  what is signed must be durable
         checkpoint = self.log.seal(self.clock.now())
-        self._fence.raise_to(checkpoint.size, checkpoint.root)
+        self._unfenced = (checkpoint.size, checkpoint.root)
+
+    def settle_fence(self) -> None:
+        """Write the newest signed head to the fence, if it is not there yet.
+
+        The log calls it before it gives out a head: until then nobody else can know of it.
+
+        Raises:
+            CommitUncertainError: it cannot be written; the node must stop.
+        """
+        if self._unfenced is not None:
+            self._fence.raise_to(*self._unfenced)
+            self._unfenced = None
 
     def raise_fence(self, size: int, root: bytes) -> None:
         """Note that a head of this log is signed, which is durable already."""
-        self._fence.raise_to(size, root)
+        self._unfenced = (size, root)
+        self.settle_fence()
 
     def heartbeat(self) -> int:
         """Let the log grow by an entry that says nothing, sign it, and offer its head to witnesses.
@@ -642,7 +666,8 @@ class Core:
         self.trust = replace(self.trust, own=self.statements.own.chain)
         self.signing_waits = False
         checkpoint = self.log.seal(now)
-        self._fence.raise_to(checkpoint.size, checkpoint.root)
+        self._unfenced = (checkpoint.size, checkpoint.root)
+        self.settle_fence()  # the old one is of another log
         return name
 
     def _furthest(self) -> tuple[int, bytes]:

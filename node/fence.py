@@ -1,8 +1,8 @@
 """The fence: a file beside the database that remembers the last published tree head.
 
 - A database restored from a backup is older than what peers have seen; signing with it would make
-  two histories. The fence is written after every commit that grew the log and before anything
-  leaves, so such a database is noticed before the first signature.
+  two histories. The fence is written before a signed head is given out, so such a database is
+  noticed before the first signature.
 - Two records are written in turn, each in a sector of its own: a crash that tears one leaves the
   other, which is one step older at most.
 - A fence that is missing says nothing, so it is refused; a person may accept the database instead.

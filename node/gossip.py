@@ -288,6 +288,7 @@ class Gossip:
             self.keys.tick()
             if not self.core.signing_waits:
                 self.core.seal()
+                self.core.settle_fence()
             self.exchange.tick(now)
             self.resealing.tick()
             self.attachments.tick(now)

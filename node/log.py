@@ -72,9 +72,16 @@ class Log:
     """One node's log. Call ``append`` and then ``seal`` inside one transaction."""
 
     def __init__(
-        self, store: Store, *, keys: ServiceKeys, origin: str, random: Random, node_id: bytes
+        self,
+        store: Store,
+        *,
+        keys: ServiceKeys,
+        origin: str,
+        random: Random,
+        node_id: bytes,
+        before_showing: Callable[[], None] = lambda: None,
     ) -> None:
-        """Open the log; only the size is read."""
+        """Open the log; only the size is read. A head is given out after *before_showing*."""
         self._store = store
         self._keys = keys
         self._random = random
@@ -86,6 +93,7 @@ class Log:
         self._newest: tuple[int, bytes, int] | None = None
         self._is_stored = False
         self._kept_size: int | None = None
+        self._before_showing = before_showing
         self.origin = origin
 
     def forget(self) -> None:
@@ -196,11 +204,12 @@ class Log:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
 
     def checkpoint(self) -> tuple[int, bytes]:
-        """Return size and signed note of the newest checkpoint.
+        """Return size and signed note of the newest checkpoint, which may leave the node.
 
         Raises:
             LogCorruptionError: there is none.
         """
+        self._before_showing()
         if self._newest is not None:
             return self._newest[:2]
         row = self._store.row("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
