@@ -648,7 +648,8 @@ class Core:
         known = self._furthest()
         name = next_log_name(old)
         card = replace(self.card, log=self.keys.log_keys(name))
-        statement = make_card(card, chain=self.trust.own, issued=now, signer=vault.identity)
+        issued = max(now, self.trust.own.head.issued)  # the clock may have been set back
+        statement = make_card(card, chain=self.trust.own, issued=issued, signer=vault.identity)
         local = (old, known[0], known[1], self.log.size)
         self.log.rename(name)
         try:
