@@ -667,8 +667,7 @@ class Core:
         self.trust = replace(self.trust, own=self.statements.own.chain)
         self.signing_waits = False
         checkpoint = self.log.seal(now)
-        self._unfenced = (checkpoint.size, checkpoint.root)
-        self.settle_fence()  # the old one is of another log
+        self.raise_fence(checkpoint.size, checkpoint.root)  # the old one is of another log
         return name
 
     def _furthest(self) -> tuple[int, bytes]:

@@ -24,8 +24,8 @@ from keys.trust import Level, Peer, TrustStore
 from node.clock import Clock
 from node.log import Log
 from node.store import Store
-from protocol.checkpoint import Checkpoint, parse_body, verify_ed25519, verify_mldsa44
-from protocol.cosignatures import add_signatures
+from protocol.checkpoint import parse_body
+from protocol.cosignatures import add_signatures, quorum_time, verify_cosignature
 from protocol.entry import EntryKind
 from protocol.errors import ConfigError, ConflictError, PolicyError, SignatureError
 from protocol.note import (
@@ -261,7 +261,7 @@ class Cosigning:
             key = known.get((line.name, line.key_id))
             if key is None:
                 continue
-            at = _verify(Note(parsed.text, (line,)), checkpoint, key)
+            at = verify_cosignature(Note(parsed.text, (line,)), checkpoint, key)
             if not 0 < at <= self._clock.now() // 1000 + _AHEAD_S:
                 raise SignatureError("the witness's answer has no time, or one in the future")
             found.append((line, at))
@@ -271,7 +271,7 @@ class Cosigning:
         row, origin = self._head(size), self._log.origin
         if row is None or row["quorum_at"] is not None:
             return False
-        at = self._met_at(self._times(size))
+        at = quorum_time(self.policy, self._times(size))
         if at is None:
             return False
         self._store.run(
@@ -303,14 +303,6 @@ class Cosigning:
             for row in rows
             if (row["name"], row["key_id"]) in labels
         }
-
-    def _met_at(self, times: Mapping[str, int]) -> int | None:
-        if self.policy.quorum is None:
-            return None
-        for at in sorted(set(times.values())):
-            if self.policy.satisfied(name for name, when in times.items() if when <= at):
-                return at
-        return None
 
     def _tidy(self, newest: int) -> None:
         """Forget heads before *newest* that show nothing that those kept do not show earlier."""
@@ -427,12 +419,6 @@ class Cosigning:
             cosigned=policy.cosigners(names),
             missing=policy.missing(names),
         )
-
-
-def _verify(note: Note, checkpoint: Checkpoint, key: VerifierKey) -> int:
-    if key.type == COSIGNATURE_ED25519:
-        return verify_ed25519(note, name=key.name, public_key=key.public_key)
-    return verify_mldsa44(note, checkpoint, name=key.name, public_key=key.public_key)
 
 
 def witness_vkeys(keys: NamedKeys) -> tuple[VerifierKey, VerifierKey]:

@@ -342,8 +342,9 @@ class ReceiptBook:
         """Return our receipts for what of *author* we erased, as far as the log is signed."""
         own = self._owner.trust.own.node_id
         rows = self._store.rows(
+            # Not turned around: of all that an author wrote, little was erased.
             "SELECT x.envelope_id, x.log_index FROM erasures x "
-            "JOIN envelopes v ON v.id = x.envelope_id "
+            "CROSS JOIN envelopes v ON v.id = x.envelope_id "
             "WHERE x.settled = 0 AND v.author = ? AND x.log_index < ? ORDER BY x.log_index",
             author, self._log.signed_size,
         )  # fmt: skip

@@ -71,13 +71,18 @@ def verify_cosignatures(note: Note, vkeys: Iterable[VerifierKey]) -> tuple[Cosig
     checkpoint = parse_body(note.text)
     keys = dict.fromkeys(vkeys)
     return tuple(
-        Cosignature(key.name, key.type, key.key_id, _verify(note, checkpoint, key))
+        Cosignature(key.name, key.type, key.key_id, verify_cosignature(note, checkpoint, key))
         for key in keys
         if find(note, key.name, key.key_id) is not None
     )
 
 
-def _verify(note: Note, checkpoint: Checkpoint, key: VerifierKey) -> int:
+def verify_cosignature(note: Note, checkpoint: Checkpoint, key: VerifierKey) -> int:
+    """Verify the cosignature of *key* on *note*, which holds *checkpoint*; return its time (s).
+
+    Raises:
+        SignatureError: it is missing or bad, or the key cannot make one.
+    """
     if key.type == COSIGNATURE_ED25519:
         return verify_ed25519(note, name=key.name, public_key=key.public_key)
     if key.type == COSIGNATURE_MLDSA44 and len(key.name.encode()) <= limits.MAX_NOTE_NAME:
@@ -113,7 +118,7 @@ def _check_log(note: Note, checkpoint: Checkpoint, logs: Sequence[LogLine]) -> N
         if key.type == ED25519:
             _verify_log(note, key)
         else:
-            _verify(note, checkpoint, key)
+            verify_cosignature(note, checkpoint, key)
     if not signed:
         raise SignatureError(f"no log of the policy signed this checkpoint of {checkpoint.origin}")
 
@@ -129,17 +134,29 @@ def _verify_log(note: Note, key: VerifierKey) -> None:
         raise SignatureError(f"the Ed25519 signature of {key.name} does not verify") from None
 
 
-def _met_at(policy: Policy, times: Mapping[str, int]) -> int | None:
+def quorum_time(policy: Policy, times: Mapping[str, int]) -> int | None:
+    """Return by when (s) witness lines that cosigned at *times* met the quorum; None if never.
+
+    A policy without a quorum is met at no time.
+    """
     if policy.quorum is None:
         return None
     for time_s in sorted(set(times.values())):
         if policy.satisfied(name for name, at in times.items() if at <= time_s):
             return time_s
-    missing = policy.missing(times)
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    raise ProofError(
-        f"too few witnesses cosigned the checkpoint; missing: {', '.join(missing[:_SHOWN])}{more}"
-    )
+    return None
+
+
+def _met_at(policy: Policy, times: Mapping[str, int]) -> int | None:
+    met = quorum_time(policy, times)
+    if met is None and policy.quorum is not None:
+        missing = policy.missing(times)
+        more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        raise ProofError(
+            "too few witnesses cosigned the checkpoint; missing: "
+            f"{', '.join(missing[:_SHOWN])}{more}"
+        )
+    return met
 
 
 # --- collecting ------------------------------------------------------------------------------

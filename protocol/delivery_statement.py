@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeAlias, TypeVar, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from protocol import limits, suite
 from protocol.canonical import Value, decode, encode
@@ -45,6 +45,7 @@ from protocol.errors import (
     WrongNetworkError,
 )
 from protocol.frames import Receipts, decode_frame
+from protocol.ledger import Check, Ledger, StoppedError
 from protocol.note import parse_note
 from protocol.receipt import verify_receipts
 from protocol.shape import array, octets, text, uint
@@ -58,7 +59,6 @@ _END: Final = "-----END PICKET DELIVERY STATEMENT-----"
 _WIDTH: Final = 64
 _LAST_TIME: Final = 253_402_300_799_999  # RFC 3339 has no year after 9999
 _SHOWN: Final = 5
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,16 +161,6 @@ class SignedStatement:
     statement: DeliveryStatement
     signatures: tuple[bytes, bytes]
     evidence: Evidence
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was checked; ``code`` is the error code of what failed, else empty."""
-
-    name: str
-    ok: bool
-    detail: str
-    code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,31 +354,6 @@ def _parse_item(value: Value) -> Item:
 
 
 # --- checking --------------------------------------------------------------------------------
-class _StoppedError(Exception):
-    """A check failed, so those that build on it are not made."""
-
-
-@dataclass
-class _Ledger:
-    """Takes down each check and what came of it."""
-
-    checks: list[Check] = field(default_factory=list)
-
-    def run(self, name: str, act: Callable[[], tuple[_T, str]]) -> _T:
-        try:
-            value, detail = act()
-        except PeerError as error:
-            self.checks.append(Check(name, ok=False, detail=error.message, code=error.code))
-            raise _StoppedError from None
-        self.checks.append(Check(name, ok=True, detail=detail))
-        return value
-
-    def finish(self) -> tuple[Check, ...]:
-        """Return all checks, those that were not reached among them."""
-        failed = [Check(name, ok=False, detail="not reached") for name in CHECKS]
-        return (*self.checks, *failed[len(self.checks) :])
-
-
 CHECKS: Final = (
     "form", "expected", "author", "signature", "envelope", "audience", "recipients", "cards",
     "receipts", "times",
@@ -408,7 +373,7 @@ def check_statement(
     Returns:
         Each of CHECKS in order. The first that fails ends it; the others are "not reached".
     """
-    ledger = _Ledger()
+    ledger = Ledger()
     statement: DeliveryStatement | None = None
     names: dict[bytes, str] = {}
     try:
@@ -426,9 +391,9 @@ def check_statement(
         names |= {other.node_id: _card(other).authority for other in chains}
         ledger.run("receipts", lambda: _check_receipts(said, chains))
         ledger.run("times", lambda: _check_times(said))
-    except _StoppedError:
+    except StoppedError:
         pass
-    return Report(ledger.finish(), statement, names)
+    return Report(ledger.finish(CHECKS), statement, names)
 
 
 def _check_form(data: bytes) -> tuple[SignedStatement, str]:

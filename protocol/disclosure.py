@@ -15,32 +15,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass
+from typing import Any, Final
 
 from protocol import envelope, limits, suite
 from protocol.armor import armor_block, dearmor_block
 from protocol.canonical import decode, encode
-from protocol.delivery_statement import Check, author_bundle
+from protocol.delivery_statement import author_bundle
 from protocol.envelope import Audience, Envelope, VerifiedEnvelope
 from protocol.errors import (
     DecodeError,
     DigestError,
-    PeerError,
     RecordError,
     StatementError,
     UntrustedKeyError,
     VersionError,
     WrongNetworkError,
 )
+from protocol.ledger import Check, Ledger, StoppedError
 from protocol.shape import array, octets, uint
 from protocol.statement import Chain, verify_bundle
 
 VERSION: Final = 1
 CHECKS: Final = ("form", "expected", "author", "envelope", "audience", "content", "record")
 _WHAT: Final = "disclosure"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,28 +126,6 @@ class DisclosureReport:
         return all(check.ok for check in self.checks)
 
 
-class _StoppedError(Exception):
-    """A check failed, so those that build on it are not made."""
-
-
-@dataclass
-class _Ledger:
-    checks: list[Check] = field(default_factory=list)
-
-    def run(self, name: str, act: Callable[[], tuple[_T, str]]) -> _T:
-        try:
-            value, detail = act()
-        except PeerError as error:
-            self.checks.append(Check(name, ok=False, detail=error.message, code=error.code))
-            raise _StoppedError from None
-        self.checks.append(Check(name, ok=True, detail=detail))
-        return value
-
-    def finish(self) -> tuple[Check, ...]:
-        rest = CHECKS[len(self.checks) :]
-        return (*self.checks, *(Check(name, ok=False, detail="not reached") for name in rest))
-
-
 def check_disclosure(
     data: bytes, *, network: bytes | None = None, author: bytes | None = None
 ) -> DisclosureReport:
@@ -163,7 +139,7 @@ def check_disclosure(
     Returns:
         Each of CHECKS in order. The first that fails ends it; the others are "not reached".
     """
-    ledger = _Ledger()
+    ledger = Ledger()
     held: Envelope | None = None
     authority: str | None = None
     recipients: tuple[bytes, ...] = ()
@@ -177,9 +153,9 @@ def check_disclosure(
         recipients = ledger.run("audience", lambda: _audience(found))
         body = ledger.run("content", lambda: _content(verified, found.content_key))
         record = ledger.run("record", lambda: _record(body))
-    except _StoppedError:
+    except StoppedError:
         pass
-    return DisclosureReport(ledger.finish(), held, authority, recipients, record)
+    return DisclosureReport(ledger.finish(CHECKS), held, authority, recipients, record)
 
 
 def _form(data: bytes) -> tuple[Disclosure, str]:
