@@ -135,6 +135,8 @@ class Route:
     handler: Handler
     summary: str
     pattern: re.Pattern[str]
+    raw: bool = False
+    """Whether the body is not JSON: it stands, as bytes, under ``raw``."""
 
 
 def reply(value: object, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str]) -> Response:
@@ -288,7 +290,7 @@ def _query(request: Request) -> Mapping[str, str]:
 
 
 def _body(route: Route, body: bytes) -> dict[str, Any]:
-    if route.handler is _add_checkpoint:
+    if route.raw:
         return {"raw": body}
     value = _json(body)
     # An import judges each of its lines apart from the others.
@@ -817,8 +819,9 @@ _AT_ROOT: Final = frozenset({"/metrics"})
 
 
 def _route(
-    method: str, path: str, scope: str, handler: Handler, summary: str, *, rest: bool = False
-) -> Route:
+    method: str, path: str, scope: str, handler: Handler, summary: str, *, rest: bool = False,
+    raw: bool = False,
+) -> Route:  # fmt: skip
     """Return a row of the table; with *rest* what the path names last may hold slashes.
 
     Such a rest holds no percent-encoding: what it is compared with has one form only.
@@ -826,7 +829,7 @@ def _route(
     full = path if scope == PUBLIC or path in _AT_ROOT else _PREFIX + path
     part = "[^%]" if rest else "[^/]"
     pattern = re.compile(re.sub(r"\{(\w+)\}", rf"(?P<\1>{part}{{1,256}})", full))
-    return Route(method, full, scope, handler, summary, pattern)
+    return Route(method, full, scope, handler, summary, pattern, raw)
 
 
 ROUTES: Final = (
@@ -914,7 +917,7 @@ ROUTES: Final = (
     _route("GET", "/peers/{name}/log-fork", "log:read", _log_fork,
            "The proof that a peer's log contradicts itself"),
     _route("POST", "/witness/add-checkpoint", "witness:add", _add_checkpoint,
-           "Have a checkpoint of a peer's log cosigned (C2SP tlog-witness)"),
+           "Have a checkpoint of a peer's log cosigned (C2SP tlog-witness)", raw=True),
     _route("GET", "/witness/{origin}/checkpoint", "log:read", _cosigned_by_us,
            "The checkpoint that was cosigned last, by the hex SHA-256 of its origin"),
     _route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),

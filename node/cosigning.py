@@ -40,7 +40,7 @@ from protocol.note import (
     parse_note,
 )
 from protocol.policy import Policy, make_policy, parse_policy
-from protocol.statement import NamedKeys
+from protocol.statement import Card, NamedKeys
 from protocol.witness import AddCheckpoint, format_add_checkpoint, parse_signatures
 
 MAX_WITNESSES: Final = 15
@@ -54,6 +54,11 @@ class Owner(Protocol):
     """What cosigning needs of the node that it belongs to."""
 
     trust: TrustStore
+
+    @property
+    def card(self) -> Card:
+        """Our newest card."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +106,15 @@ class Cosigning:
         trust = self._owner.trust
         if self._made is None or self._made[0] is not trust:
             labelled: list[tuple[str, NamedKeys]] = []
-            policy = make_policy(self._own_keys(), labelled, 0)
+            policy = make_policy(self._owner.card.log, labelled, 0)
             for peer in self._witnesses(trust):
                 more = [*labelled, (peer.name, peer.card.witness)]
                 # The card of one peer, with keys of another, must not undo the policy.
                 with suppress(PolicyError):
-                    policy = make_policy(self._own_keys(), more, len(more) // 2 + 1)
+                    policy = make_policy(self._owner.card.log, more, len(more) // 2 + 1)
                     labelled = more
             self._made = (trust, policy)
         return self._made[1]
-
-    def _own_keys(self) -> NamedKeys:
-        card = self._owner.trust.own.card
-        assert card is not None  # noqa: S101  a node without a card does not start
-        return card.log
 
     def _witnesses(self, trust: TrustStore) -> list[Peer]:
         """Return the peers that count by default: those that were trusted first."""

@@ -37,7 +37,7 @@ from protocol.log_fork import (
 )
 from protocol.note import format_note, parse_note
 from protocol.receipt import VerifiedReceipt
-from protocol.statement import NamedKeys
+from protocol.statement import Card, NamedKeys
 from protocol.witness import (
     OK,
     TEXT,
@@ -64,6 +64,11 @@ class Owner(Protocol):
     @property
     def node_id(self) -> bytes:
         """Our node id."""
+        ...
+
+    @property
+    def card(self) -> Card:
+        """Our newest card."""
         ...
 
 
@@ -117,8 +122,7 @@ class WitnessBook:
     def _keys_of(self, node_id: bytes) -> tuple[NamedKeys, ...]:
         """Return all log keys that a node has had."""
         if node_id == self._owner.node_id:
-            own = self._owner.trust.own.card
-            return () if own is None else (own.log,)
+            return (self._owner.card.log,)
         peer = self._owner.trust.peers.get(node_id)
         return () if peer is None else log_keys(peer)
 
@@ -169,9 +173,7 @@ class WitnessBook:
         raise NotFoundError("this witness has cosigned no log of that name")
 
     def _name(self) -> str:
-        card = self._owner.trust.own.card
-        assert card is not None  # noqa: S101  a node without a card does not start
-        return card.witness.name
+        return self._owner.card.witness.name
 
     def _record(self, node_id: bytes, checkpoint: Checkpoint, note: bytes) -> Forked | None:
         if self._store.scalar(
