@@ -43,21 +43,7 @@ from protocol.frontier import (
     parse_item,
     parse_ranges,
 )
-from protocol.log_frames import (
-    LOG_READERS,
-    Consistency,
-    Cosign,
-    Cosigned,
-    Head,
-    Heads,
-    LogForked,
-    LogFrame,
-    LogPart,
-    WantConsistency,
-    WantHead,
-    WantLog,
-    log_frame_value,
-)
+from protocol.log_frames import LOG_READERS, LogFrame, log_frame_value
 from protocol.reseal import (
     SEALED_AGAIN,
     UNOPENED,
@@ -275,6 +261,8 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def _value(frame: Frame) -> list[object]:
+    if isinstance(frame, LogFrame):
+        return log_frame_value(frame)
     match frame:
         case Hello():
             return [
@@ -300,11 +288,6 @@ def _value(frame: Frame) -> list[object]:
             return [9, frame.items]
         case WantBlob() | BlobChunk() | NoBlob():
             return blob_frame_value(frame)
-        case (
-            Cosign() | Cosigned() | Heads() | WantHead() | Head() | WantConsistency()
-            | Consistency() | LogForked() | WantLog() | LogPart()
-        ):  # fmt: skip
-            return log_frame_value(frame)
         case _:
             return _gossip_value(frame)
 
