@@ -267,7 +267,9 @@ def test_an_answer_without_good_cosignatures_is_not_counted(world: World, what: 
     keys = witness_vkeys(birch.core.card.witness)
     ed, mldsa = parse_signatures(lines)
     if what == "stripped":
-        lines = format_signatures([replace(ed, signature=ed.signature[:-1] + bytes([ed.signature[-1] ^ 1])), mldsa])
+        lines = format_signatures(
+            [replace(ed, signature=ed.signature[:-1] + bytes([ed.signature[-1] ^ 1])), mldsa]
+        )
     elif what == "time":
         late = (world.clock.now() // 1_000 - 5).to_bytes(8, "big")
         lines = format_signatures([replace(ed, signature=late + ed.signature[8:]), mldsa])
