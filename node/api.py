@@ -11,13 +11,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from node import access
+from node.calls import (
+    OPERATOR,
+    PREFIX,
+    PUBLIC,
+    REPEATED,
+    Begun,
+    Call,
+    Deferred,
+    Request,
+    Response,
+    Route,
+    get,
+    known,
+    names,
+    problem,
+    reply,
+    route,
+    whole_number,
+)
 from node.enclosures import Download, Upload
 from node.evidence import Export
 from node.metrics import CONTENT_TYPE
@@ -27,188 +45,19 @@ from protocol import limits
 from protocol.access import READ
 from protocol.blob import Blob
 from protocol.errors import (
-    AlreadyRunningError,
-    BusyError,
-    ConflictError,
     ForbiddenError,
-    InvalidIncidentError,
-    KeystoreError,
-    LockedError,
     MethodError,
     NotFoundError,
-    OperatorError,
-    PeerError,
     PicketError,
-    RangeError,
     RequestError,
     StoreError,
     TooLargeError,
-    TrustConflictError,
     UnauthorizedError,
-    UnknownRecipientError,
-    WrongPassphraseError,
 )
 from protocol.note import strict_base64
 from protocol.witness import Answer
 
-PUBLIC: Final = "public"
-REPEATED: Final = "\x1f"
-OPERATOR: Final = "operator"
-_PREFIX: Final = "/api/v1"
-
-# The first class that fits decides; subclasses stand before their bases.
-_STATUS: Final[tuple[tuple[type[PicketError], HTTPStatus], ...]] = (
-    (NotFoundError, HTTPStatus.NOT_FOUND),
-    (MethodError, HTTPStatus.METHOD_NOT_ALLOWED),
-    (RangeError, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE),
-    (ConflictError, HTTPStatus.CONFLICT),
-    (TrustConflictError, HTTPStatus.CONFLICT),
-    (AlreadyRunningError, HTTPStatus.CONFLICT),
-    (InvalidIncidentError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (UnknownRecipientError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (UnauthorizedError, HTTPStatus.UNAUTHORIZED),
-    (ForbiddenError, HTTPStatus.FORBIDDEN),
-    (WrongPassphraseError, HTTPStatus.FORBIDDEN),
-    (TooLargeError, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
-    (LockedError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (BusyError, HTTPStatus.SERVICE_UNAVAILABLE),
-    (RequestError, HTTPStatus.BAD_REQUEST),
-    (KeystoreError, HTTPStatus.CONFLICT),
-    (OperatorError, HTTPStatus.CONFLICT),
-    (PeerError, HTTPStatus.UNPROCESSABLE_ENTITY),
-    (StoreError, HTTPStatus.INTERNAL_SERVER_ERROR),
-)
-_RETRY_S: Final = "5"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request; ``operator`` is true on the control socket.
-
-    The path is percent-encoded, as it was sent. A parameter that occurs several times has its
-    values joined by ``REPEATED``.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    token: str | None = None
-    operator: bool = False
-    request_id: str = ""
-
-
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One answer."""
-
-    status: int
-    body: bytes
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What a handler gets: the service, the path's parts, the query, the parsed body, and who."""
-
-    service: Service
-    parts: Mapping[str, str]
-    query: Mapping[str, str]
-    body: Mapping[str, Any]
-    who: str = access.OPERATOR
-
-
-Handler = Callable[["Call"], "Begun"]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One row of the table."""
-
-    method: str
-    path: str
-    scope: str
-    handler: Handler
-    summary: str
-    pattern: re.Pattern[str]
-    raw: bool = False
-    """Whether the body is not JSON: it stands, as bytes, under ``raw``."""
-
-
-def reply(value: object, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str]) -> Response:
-    """Return *value* as JSON."""
-    return Response(status.value, _encoded(value), headers=headers)
-
-
-def _encoded(value: object) -> bytes:
-    # A lone surrogate, which UTF-8 has no bytes for, becomes the JSON escape that names it.
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
-
-
-def problem(error: PicketError, request_id: str) -> Response:
-    """Return *error* as problem+json."""
-    status = next(
-        (status for kind, status in _STATUS if isinstance(error, kind)),
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-    )
-    value: dict[str, Any] = {
-        "type": f"urn:picket:error:{error.code}",
-        "title": status.phrase,
-        "status": status.value,
-        "detail": error.message,
-        "code": error.code,
-        "fix": error.fix,
-        "instance": f"urn:picket:request:{request_id}",
-    }
-    if isinstance(error, InvalidIncidentError):
-        value["errors"] = [
-            {"pointer": pointer, "code": code, "message": message}
-            for pointer, code, message in error.problems
-        ]
-    headers: list[tuple[str, str]] = []
-    if status is HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.append(("Retry-After", _RETRY_S))
-    if status is HTTPStatus.UNAUTHORIZED:
-        headers.append(("WWW-Authenticate", "Bearer"))
-    if isinstance(error, MethodError):
-        headers.append(("Allow", error.allowed))
-    if isinstance(error, RangeError):
-        headers.append(("Content-Range", f"bytes */{error.size}"))
-    return Response(status.value, _encoded(value), "application/problem+json", tuple(headers))
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """An answer in steps: *act* may share a transaction with others, *then* follows it.
-
-    What takes long comes before both as *prepare*, in another thread; its work is undone by *undo*
-    if *act* fails.
-    """
-
-    act: Callable[[], object]
-    then: Callable[[Any], Response]
-    prepare: Callable[[], object] | None = None
-    undo: Callable[[], object] | None = None
-
-    def at_once(self) -> Response:
-        """Do all steps here and now."""
-        if self.prepare is not None:
-            self.prepare()
-        try:
-            done = self.act()
-        except PicketError:
-            if self.undo is not None:
-                self.undo()
-            raise
-        return self.then(done)
-
-
-Begun = Response | Deferred | Upload | Download
 
 
 def dispatch(service: Service, request: Request) -> Response:
@@ -251,20 +100,20 @@ def _dispatch(service: Service, request: Request) -> Begun:
     if not _is_text(request.path):
         raise NotFoundError("there is nothing at this path", fix="see docs/integrating.md")
     matches = [
-        (route, found)
-        for route in ROUTES
-        if (found := route.pattern.fullmatch(request.path))
-        and (request.operator or route.scope != OPERATOR)
+        (each, found)
+        for each in ROUTES
+        if (found := each.pattern.fullmatch(request.path))
+        and (request.operator or each.scope != OPERATOR)
     ]
     if not matches:
         raise NotFoundError(f"there is nothing at {request.path}", fix="see docs/integrating.md")
-    for route, found in matches:
-        if route.method == request.method:
-            _authorize(service, route, request)
+    for each, found in matches:
+        if each.method == request.method:
+            _authorize(service, each, request)
             parts = _parts(found)
-            body = _body(route, request.body)
-            return route.handler(Call(service, parts, _query(request), body, _who(request)))
-    allowed = ", ".join(sorted({route.method for route, _ in matches}))
+            body = _body(each, request.body)
+            return each.handler(Call(service, parts, _query(request), body, _who(request)))
+    allowed = ", ".join(sorted({each.method for each, _ in matches}))
     raise MethodError(f"{request.method} is not possible here", allowed=allowed)
 
 
@@ -289,12 +138,12 @@ def _query(request: Request) -> Mapping[str, str]:
     return request.query
 
 
-def _body(route: Route, body: bytes) -> dict[str, Any]:
-    if route.raw:
+def _body(found: Route, body: bytes) -> dict[str, Any]:
+    if found.raw:
         return {"raw": body}
     value = _json(body)
     # An import judges each of its lines apart from the others.
-    if route.handler is not _import and rb"\u" in body and not _is_text(value):
+    if found.handler is not _import and rb"\u" in body and not _is_text(value):
         raise RequestError(
             "the body has half of a surrogate pair, which is no character", fix="send whole ones"
         )
@@ -310,8 +159,8 @@ def _is_text(value: object) -> bool:
     return True
 
 
-def _authorize(service: Service, route: Route, request: Request) -> None:
-    if request.operator or route.scope == PUBLIC:
+def _authorize(service: Service, found: Route, request: Request) -> None:
+    if request.operator or found.scope == PUBLIC:
         return
     token = request.token
     scopes = service.token_scopes(token) if token and _is_text(token) else None
@@ -319,9 +168,9 @@ def _authorize(service: Service, route: Route, request: Request) -> None:
         raise UnauthorizedError(
             "there is no valid token", fix="make one with: picket tokens create"
         )
-    if route.scope not in scopes:
+    if found.scope not in scopes:
         raise ForbiddenError(
-            f"the token lacks the scope {route.scope}", fix="make a token that has it"
+            f"the token lacks the scope {found.scope}", fix="make a token that has it"
         )
 
 
@@ -350,44 +199,13 @@ def _no_constant(name: str) -> object:
     raise RequestError(f"{name} is not a JSON number", fix="send quantities as decimal strings")
 
 
-# --- reading fields --------------------------------------------------------------------------
-def _get(body: Mapping[str, Any], key: str, kind: type, default: Any = ...) -> Any:  # noqa: ANN401
-    value = body.get(key, default)
-    if value is ...:
-        raise RequestError(f"{key} is missing", fix=f"send {key}")
-    if value is default:
-        return value
-    if type(value) is not kind:
-        raise RequestError(f"{key} is not a {kind.__name__}", fix=f"send {key} as documented")
-    return value
-
-
-def _names(body: Mapping[str, Any], key: str, default: Any = ...) -> Any:  # noqa: ANN401
-    value = _get(body, key, list, default)
-    if value is not default and not all(type(item) is str for item in value):
-        raise RequestError(f"{key} is not a list of names", fix=f"send {key} as documented")
-    return value
-
-
-def _known(body: Mapping[str, Any], *keys: str) -> None:
-    if unknown := sorted(set(body) - set(keys)):
-        raise RequestError(f"{unknown[0]} is not known here", fix=f"known are: {', '.join(keys)}")
-
-
-def _number(query: Mapping[str, str], key: str, default: int) -> int:
-    text = query.get(key, str(default))
-    if not re.fullmatch(r"0|[1-9][0-9]{0,15}", text):
-        raise RequestError(f"{key} is not a whole number", fix=f"send {key} as decimal digits")
-    return int(text)
-
-
 def _split(call: Call, key: str) -> list[str]:
     """Return the names in a parameter: repeated, or in one value with commas between them."""
-    names: list[str] = []
+    found: list[str] = []
     for value in call.query.get(key, "").split(REPEATED):
         whole = "," not in value or call.service.knows_peer(value)
-        names += [value] if whole else value.split(",")
-    return [name.strip() for name in names if name.strip()]
+        found += [value] if whole else value.split(",")
+    return [name.strip() for name in found if name.strip()]
 
 
 # --- handlers --------------------------------------------------------------------------------
@@ -424,22 +242,20 @@ def _peer(call: Call) -> Response:
 
 
 def _add_peer(call: Call) -> Response:
-    _known(call.body, "card", "name")
-    row, new = call.service.add_peer(
-        _get(call.body, "card", str), _get(call.body, "name", str, None)
-    )
+    known(call.body, "card", "name")
+    row, new = call.service.add_peer(get(call.body, "card", str), get(call.body, "name", str, None))
     return reply(row, HTTPStatus.CREATED if new else HTTPStatus.OK)
 
 
 def _approve(call: Call) -> Response:
-    _known(call.body, "level", "safety_number", "method", "by")
+    known(call.body, "level", "safety_number", "method", "by")
     return reply(
         call.service.approve_peer(
             call.parts["name"],
-            level=_get(call.body, "level", str),
-            safety_digits=_get(call.body, "safety_number", str, None),
-            method=_get(call.body, "method", str, None),
-            by=_get(call.body, "by", str),
+            level=get(call.body, "level", str),
+            safety_digits=get(call.body, "safety_number", str, None),
+            method=get(call.body, "method", str, None),
+            by=get(call.body, "by", str),
         )
     )
 
@@ -447,8 +263,8 @@ def _approve(call: Call) -> Response:
 def _incidents(call: Call) -> Response:
     return reply(
         call.service.incidents(
-            after=_number(call.query, "after", 0),
-            limit=_number(call.query, "limit", 100),
+            after=whole_number(call.query, "after", 0),
+            limit=whole_number(call.query, "limit", 100),
             state=call.query.get("state"),
         )
     )
@@ -456,10 +272,10 @@ def _incidents(call: Call) -> Response:
 
 def _create(call: Call) -> Response:
     body = dict(call.body)
-    external = _get(body, "external_ref", str, None)
+    external = get(body, "external_ref", str, None)
     body.pop("external_ref", None)
     row = call.service.create_draft(body, external_ref=external)
-    location = ("Location", f"{_PREFIX}/incidents/{row['id']}")
+    location = ("Location", f"{PREFIX}/incidents/{row['id']}")
     created = HTTPStatus.CREATED
     if "duplicate" in row:
         # What has this reference may be released long ago, and is shown in full.
@@ -485,17 +301,17 @@ def _recipients(call: Call) -> Response:
 
 
 def _release(call: Call, *, needs_digest: bool = True) -> Deferred:
-    _known(call.body, "to", "annex_to", "carriers", "separately", "digest")
-    digest = _get(call.body, "digest", str, None)
+    known(call.body, "to", "annex_to", "carriers", "separately", "digest")
+    digest = get(call.body, "digest", str, None)
     if needs_digest and digest is None:
         raise RequestError(
             "digest is missing", fix="GET …/recipients first and repeat its digest here"
         )
     chosen = {
-        "to": _names(call.body, "to"),
-        "annex_to": _names(call.body, "annex_to", None),
-        "carriers": _names(call.body, "carriers", []),
-        "separately": _get(call.body, "separately", bool, False),
+        "to": names(call.body, "to"),
+        "annex_to": names(call.body, "annex_to", None),
+        "carriers": names(call.body, "carriers", []),
+        "separately": get(call.body, "separately", bool, False),
     }
     copies = call.service.plan_copies(call.parts["id"], **chosen)
     start = partial(
@@ -504,7 +320,7 @@ def _release(call: Call, *, needs_digest: bool = True) -> Deferred:
 
     def answer(incident_id: str) -> Response:
         row = call.service.finish_release(incident_id)
-        location = ("Location", f"{_PREFIX}/incidents/{row['id']}/deliveries")
+        location = ("Location", f"{PREFIX}/incidents/{row['id']}/deliveries")
         return reply(row, HTTPStatus.ACCEPTED, location)
 
     if copies is None:
@@ -521,13 +337,13 @@ def _deliveries(call: Call) -> Response:
 
 
 def _raw(call: Call) -> Response:
-    number = _number(call.query, "envelope", 0)
+    number = whole_number(call.query, "envelope", 0)
     wire = call.service.raw(call.parts["id"], number, who=call.who)
     return Response(200, wire, "application/octet-stream")
 
 
 def _proof(call: Call) -> Response:
-    number = _number(call.query, "envelope", 0)
+    number = whole_number(call.query, "envelope", 0)
     return reply(call.service.proof(call.parts["id"], number, who=call.who))
 
 
@@ -536,13 +352,13 @@ def _accesses(call: Call) -> Response:
 
 
 def _disclose(call: Call) -> Response:
-    _known(call.body, "what", "number", "to", "by", "reason")
+    known(call.body, "what", "number", "to", "by", "reason")
     row = call.service.handling.disclose(
-        _get(call.body, "what", str),
-        number=_get(call.body, "number", int, None),
-        to=_get(call.body, "to", str),
-        by=_get(call.body, "by", str),
-        reason=_get(call.body, "reason", str, ""),
+        get(call.body, "what", str),
+        number=get(call.body, "number", int, None),
+        to=get(call.body, "to", str),
+        by=get(call.body, "by", str),
+        reason=get(call.body, "reason", str, ""),
         who=call.who,
     )
     return reply(row, HTTPStatus.CREATED)
@@ -553,12 +369,12 @@ def _erasure(call: Call) -> Response:
 
 
 def _erase(call: Call) -> Response:
-    _known(call.body, "reason", "by", "also_undelivered")
+    known(call.body, "reason", "by", "also_undelivered")
     row = call.service.handling.erase(
         call.parts["id"],
-        reason=_get(call.body, "reason", str),
-        by=_get(call.body, "by", str),
-        also_undelivered=_get(call.body, "also_undelivered", bool, False),
+        reason=get(call.body, "reason", str),
+        by=get(call.body, "by", str),
+        also_undelivered=get(call.body, "also_undelivered", bool, False),
         who=call.who,
     )
     return reply(row)
@@ -569,7 +385,7 @@ def _delivery_statement(call: Call) -> Response:
 
 
 def _missing_receipts(call: Call) -> Response:
-    limit = _number(call.query, "limit", limits.MAX_PAGE)
+    limit = whole_number(call.query, "limit", limits.MAX_PAGE)
     return reply(call.service.missing_receipts(call.query.get("peer"), limit=limit))
 
 
@@ -580,12 +396,12 @@ def _envelope_proof(call: Call) -> Response:
 
 def _incident_tlog_proof(call: Call) -> Response:
     evidence = call.service.evidence
-    number = _number(call.query, "envelope", 0) if "envelope" in call.query else None
+    number = whole_number(call.query, "envelope", 0) if "envelope" in call.query else None
     return reply(evidence.proof(evidence.of_incident(call.parts["id"], number), who=call.who))
 
 
 def _evidence_of_incident(call: Call) -> Deferred:
-    number = _get(call.body, "envelope", int, None)
+    number = get(call.body, "envelope", int, None)
     return _evidence(call, call.service.evidence.of_incident(call.parts["id"], number))
 
 
@@ -594,16 +410,16 @@ def _evidence_of_envelope(call: Call) -> Deferred:
 
 
 def _evidence(call: Call, envelope_id: bytes) -> Deferred:
-    _known(call.body, "envelope", "content", "by", "reason", "timestamp", "proof")
-    stamp, proof = (_get(call.body, key, str, None) for key in ("timestamp", "proof"))
+    known(call.body, "envelope", "content", "by", "reason", "timestamp", "proof")
+    stamp, proof = (get(call.body, key, str, None) for key in ("timestamp", "proof"))
     evidence = call.service.evidence
     export = evidence.plan(
         Export(
             envelope_id,
             call.who,
-            by=_get(call.body, "by", str, ""),
-            reason=_get(call.body, "reason", str, ""),
-            content=_get(call.body, "content", bool, False),
+            by=get(call.body, "by", str, ""),
+            reason=get(call.body, "reason", str, ""),
+            content=get(call.body, "content", bool, False),
             stamp=None if stamp is None else strict_base64(stamp, "timestamp"),
             stamped=None if proof is None else proof.encode(),
         )
@@ -622,20 +438,20 @@ def _metrics(call: Call) -> Response:
 
 
 def _import(call: Call) -> Response:
-    _known(call.body, "lines", "dry_run")
-    lines = _get(call.body, "lines", list)
-    return reply(call.service.import_drafts(lines, dry_run=_get(call.body, "dry_run", bool, False)))
+    known(call.body, "lines", "dry_run")
+    lines = get(call.body, "lines", list)
+    return reply(call.service.import_drafts(lines, dry_run=get(call.body, "dry_run", bool, False)))
 
 
 def _attach(call: Call) -> Response:
-    _known(call.body, "sha256", "media_type", "kind", "caption")
+    known(call.body, "sha256", "media_type", "kind", "caption")
     return reply(
         call.service.attach(
             call.parts["id"],
-            sha256=_get(call.body, "sha256", str),
-            media_type=_get(call.body, "media_type", str),
-            kind=_get(call.body, "kind", str),
-            caption=_get(call.body, "caption", str, None),
+            sha256=get(call.body, "sha256", str),
+            media_type=get(call.body, "media_type", str),
+            kind=get(call.body, "kind", str),
+            caption=get(call.body, "caption", str, None),
         )
     )
 
@@ -691,8 +507,8 @@ def _file(resource: Resource) -> Response:
 
 
 def _log_export(call: Call) -> Response:
-    _known(call.body, "entries")
-    entries = _get(call.body, "entries", bool, False)
+    known(call.body, "entries")
+    entries = get(call.body, "entries", bool, False)
     return reply(call.service.log_export_begin(entries=entries, by=OPERATOR))
 
 
@@ -705,7 +521,7 @@ def _policy(call: Call) -> Response:
 
 
 def _audit(call: Call) -> Response:
-    _known(call.body)
+    known(call.body)
     return reply(call.service.logs.audit(call.service.core.trust.find(call.parts["name"])))
 
 
@@ -732,8 +548,8 @@ def _cosigned_by_us(call: Call) -> Response:
 
 
 def _log_verify(call: Call) -> Response:
-    _known(call.body, "since", "steps")
-    since, steps = (_get(call.body, name, bool, False) for name in ("since", "steps"))
+    known(call.body, "since", "steps")
+    since, steps = (get(call.body, name, bool, False) for name in ("since", "steps"))
     return reply(call.service.log_verify(since=since, steps=steps))
 
 
@@ -746,11 +562,11 @@ def _tokens(call: Call) -> Response:
 
 
 def _create_token(call: Call) -> Response:
-    _known(call.body, "name", "scopes", "days")
+    known(call.body, "name", "scopes", "days")
     row = call.service.create_token(
-        name=_get(call.body, "name", str),
-        scopes=_names(call.body, "scopes"),
-        days=_get(call.body, "days", int, 90),
+        name=get(call.body, "name", str),
+        scopes=names(call.body, "scopes"),
+        days=get(call.body, "days", int, 90),
     )
     return reply(row, HTTPStatus.CREATED)
 
@@ -761,25 +577,25 @@ def _revoke_token(call: Call) -> Response:
 
 
 def _unlock(call: Call) -> Response:
-    _known(call.body, "passphrase", "passphrase_file")
-    given = _get(call.body, "passphrase", str, None)
+    known(call.body, "passphrase", "passphrase_file")
+    given = get(call.body, "passphrase", str, None)
     return reply(
         call.service.unlock(
             passphrase=None if given is None else given.encode(),
-            passphrase_file=_get(call.body, "passphrase_file", str, None),
+            passphrase_file=get(call.body, "passphrase_file", str, None),
         )
     )
 
 
 def _confirm(call: Call) -> Response:
-    _known(call.body, "safety_number", "method", "by")
+    known(call.body, "safety_number", "method", "by")
     service = call.service
     return reply(
         service.keys.confirm(
             service.core.trust.find(call.parts["name"]),
-            digits=_get(call.body, "safety_number", str),
-            method=_get(call.body, "method", str),
-            by=_get(call.body, "by", str),
+            digits=get(call.body, "safety_number", str),
+            method=get(call.body, "method", str),
+            by=get(call.body, "by", str),
         )
     )
 
@@ -789,155 +605,138 @@ def _keys(call: Call) -> Response:
 
 
 def _rotate_identity(call: Call) -> Response:
-    _known(call.body, "passphrase", "code")
-    given = (_get(call.body, name, str) for name in ("passphrase", "code"))
+    known(call.body, "passphrase", "code")
+    given = (get(call.body, name, str) for name in ("passphrase", "code"))
     return reply(call.service.keys.rotate_identity(*given))
 
 
 def _rotate_sealing(call: Call) -> Response:
-    _known(call.body)
+    known(call.body)
     return reply(call.service.keys.rotate_sealing())
 
 
 def _revoke(call: Call) -> Response:
-    _known(call.body, "code")
-    return reply(call.service.keys.revoke(_get(call.body, "code", str)))
+    known(call.body, "code")
+    return reply(call.service.keys.revoke(get(call.body, "code", str)))
 
 
 def _passphrase(call: Call) -> Response:
-    _known(call.body, "old", "new")
-    given = (_get(call.body, name, str) for name in ("old", "new"))
+    known(call.body, "old", "new")
+    given = (get(call.body, name, str) for name in ("old", "new"))
     return reply(call.service.keys.change_passphrase(*given))
 
 
 def _suspend(call: Call) -> Response:
-    _known(call.body, "suspension")
-    return reply(call.service.keys.suspend(_get(call.body, "suspension", str)))
-
-
-_AT_ROOT: Final = frozenset({"/metrics"})
-
-
-def _route(
-    method: str, path: str, scope: str, handler: Handler, summary: str, *, rest: bool = False,
-    raw: bool = False,
-) -> Route:  # fmt: skip
-    """Return a row of the table; with *rest* what the path names last may hold slashes.
-
-    Such a rest holds no percent-encoding: what it is compared with has one form only.
-    """
-    full = path if scope == PUBLIC or path in _AT_ROOT else _PREFIX + path
-    part = "[^%]" if rest else "[^/]"
-    pattern = re.compile(re.sub(r"\{(\w+)\}", rf"(?P<\1>{part}{{1,256}})", full))
-    return Route(method, full, scope, handler, summary, pattern, raw)
+    known(call.body, "suspension")
+    return reply(call.service.keys.suspend(get(call.body, "suspension", str)))
 
 
 ROUTES: Final = (
-    _route("GET", "/healthz", PUBLIC, _health, "Whether the process is alive"),
-    _route("GET", "/readyz", PUBLIC, _ready, "Whether databases and log can be used"),
-    _route("GET", "/node", "node:read", _node, "Who this node is"),
-    _route("GET", "/status", "node:read", _status, "Peers, outbox, notices"),
-    _route("GET", "/openapi.json", "node:read", _openapi, "This contract"),
-    _route("GET", "/card", "peers:read", _card, "This node's card, to hand to others"),
-    _route("GET", "/peers", "peers:read", _peers, "All peers"),
-    _route("POST", "/peers", "peers:admin", _add_peer, "Pin a node by its card"),
-    _route("GET", "/peers/{name}", "peers:read", _peer, "One peer"),
-    _route("POST", "/peers/{name}/confirm", "peers:admin", _confirm,
+    route("GET", "/healthz", PUBLIC, _health, "Whether the process is alive"),
+    route("GET", "/readyz", PUBLIC, _ready, "Whether databases and log can be used"),
+    route("GET", "/node", "node:read", _node, "Who this node is"),
+    route("GET", "/status", "node:read", _status, "Peers, outbox, notices"),
+    route("GET", "/openapi.json", "node:read", _openapi, "This contract"),
+    route("GET", "/card", "peers:read", _card, "This node's card, to hand to others"),
+    route("GET", "/peers", "peers:read", _peers, "All peers"),
+    route("POST", "/peers", "peers:admin", _add_peer, "Pin a node by its card"),
+    route("GET", "/peers/{name}", "peers:read", _peer, "One peer"),
+    route("POST", "/peers/{name}/confirm", "peers:admin", _confirm,
            "Confirm that a peer has recovered its identity"),
-    _route("POST", "/suspensions", "peers:admin", _suspend, "Follow a suspension by the directory"),
-    _route("GET", "/keys", OPERATOR, _keys, "This node's keys and statements"),
-    _route("POST", "/keys/rotate-identity", OPERATOR, _rotate_identity,
+    route("POST", "/suspensions", "peers:admin", _suspend, "Follow a suspension by the directory"),
+    route("GET", "/keys", OPERATOR, _keys, "This node's keys and statements"),
+    route("POST", "/keys/rotate-identity", OPERATOR, _rotate_identity,
            "Put the next identity key in force"),
-    _route("POST", "/keys/rotate-sealing", OPERATOR, _rotate_sealing, "Make a new sealing key"),
-    _route("POST", "/keys/revoke", OPERATOR, _revoke, "End this node's identity for good"),
-    _route("POST", "/keys/passphrase", OPERATOR, _passphrase, "Change the passphrase"),
-    _route("POST", "/peers/{name}/approve", "peers:admin", _approve, "Give a peer a trust level"),
-    _route("GET", "/incidents", "incidents:read", _incidents, "Incidents in log order, or drafts"),
-    _route("POST", "/incidents", "incidents:write", _create, "Create a draft"),
-    _route("GET", "/incidents/{id}", "incidents:read", _incident, "One incident or draft"),
-    _route("GET", "/incidents/{id}/recipients", "incidents:write", _recipients,
+    route("POST", "/keys/rotate-sealing", OPERATOR, _rotate_sealing, "Make a new sealing key"),
+    route("POST", "/keys/revoke", OPERATOR, _revoke, "End this node's identity for good"),
+    route("POST", "/keys/passphrase", OPERATOR, _passphrase, "Change the passphrase"),
+    route("POST", "/peers/{name}/approve", "peers:admin", _approve, "Give a peer a trust level"),
+    route("GET", "/incidents", "incidents:read", _incidents, "Incidents in log order, or drafts"),
+    route("POST", "/incidents", "incidents:write", _create, "Create a draft"),
+    route("GET", "/incidents/{id}", "incidents:read", _incident, "One incident or draft"),
+    route("GET", "/incidents/{id}/recipients", "incidents:write", _recipients,
            "Preview who would and would not receive a draft"),
-    _route("POST", "/incidents/{id}/release", OPERATOR, _release_operator,
+    route("POST", "/incidents/{id}/release", OPERATOR, _release_operator,
            "Sign, log and send a draft"),
-    _route("POST", "/incidents/{id}/release", "incidents:release", _release,
+    route("POST", "/incidents/{id}/release", "incidents:release", _release,
            "Sign, log and send a draft; repeats the preview's digest"),
-    _route("GET", "/incidents/{id}/access", "log:audit", _accesses,
+    route("GET", "/incidents/{id}/access", "log:audit", _accesses,
            "Who read, exported, disclosed or erased it, and when"),
-    _route("GET", "/incidents/{id}/erasure", OPERATOR, _erasure, "What erasing it would do"),
-    _route("POST", "/incidents/{id}/erase", OPERATOR, _erase,
+    route("GET", "/incidents/{id}/erasure", OPERATOR, _erasure, "What erasing it would do"),
+    route("POST", "/incidents/{id}/erase", OPERATOR, _erase,
            "Erase it here for good, with its attachments"),
-    _route("POST", "/disclosures", OPERATOR, _disclose,
+    route("POST", "/disclosures", OPERATOR, _disclose,
            "Hand over one message with the key of its body"),
-    _route("GET", "/incidents/{id}/deliveries", "incidents:read", _deliveries,
+    route("GET", "/incidents/{id}/deliveries", "incidents:read", _deliveries,
            "What each recipient has"),
-    _route("GET", "/incidents/{id}/raw", "incidents:read", _raw, "The exact signed bytes"),
-    _route("GET", "/incidents/{id}/proof", "log:read", _proof, "Inclusion proof and checkpoint"),
-    _route("GET", "/envelopes/{id}/statement", "incidents:read", _delivery_statement,
+    route("GET", "/incidents/{id}/raw", "incidents:read", _raw, "The exact signed bytes"),
+    route("GET", "/incidents/{id}/proof", "log:read", _proof, "Inclusion proof and checkpoint"),
+    route("GET", "/envelopes/{id}/statement", "incidents:read", _delivery_statement,
            "Signed statement of who has an envelope"),
-    _route("GET", "/deliveries/missing", "incidents:read", _missing_receipts,
+    route("GET", "/deliveries/missing", "incidents:read", _missing_receipts,
            "Receipts that are missing past their deadline, by peer"),
-    _route("GET", "/envelopes/{id}/proof", "log:read", _envelope_proof,
+    route("GET", "/envelopes/{id}/proof", "log:read", _envelope_proof,
            "The log entry of an envelope and its proof, as a C2SP tlog-proof file"),
-    _route("GET", "/incidents/{id}/tlog-proof", "log:read", _incident_tlog_proof,
+    route("GET", "/incidents/{id}/tlog-proof", "log:read", _incident_tlog_proof,
            "The same for an envelope of an incident"),
-    _route("POST", "/incidents/{id}/evidence", "evidence:export", _evidence_of_incident,
+    route("POST", "/incidents/{id}/evidence", "evidence:export", _evidence_of_incident,
            "An evidence bundle of one envelope of an incident"),
-    _route("POST", "/envelopes/{id}/evidence", "evidence:export", _evidence_of_envelope,
+    route("POST", "/envelopes/{id}/evidence", "evidence:export", _evidence_of_envelope,
            "An evidence bundle of an envelope"),
-    _route("GET", "/metrics", "node:read", _metrics, "Counts and states, for Prometheus"),
-    _route("POST", "/imports", "incidents:write", _import, "Create many drafts"),
-    _route("POST", "/incidents/{id}/attachments", "incidents:write", _attach,
+    route("GET", "/metrics", "node:read", _metrics, "Counts and states, for Prometheus"),
+    route("POST", "/imports", "incidents:write", _import, "Create many drafts"),
+    route("POST", "/incidents/{id}/attachments", "incidents:write", _attach,
            "Add an uploaded file to a draft"),
-    _route("GET", "/attachments", "attachments:read", _attachments,
+    route("GET", "/attachments", "attachments:read", _attachments,
            "Attachments whose content is here or can be fetched"),
-    _route("PUT", "/attachments/{sha256}", "attachments:write", _put_attachment,
+    route("PUT", "/attachments/{sha256}", "attachments:write", _put_attachment,
            "Upload a file for a draft"),
-    _route("GET", "/attachments/{sha256}", "attachments:read", _get_attachment,
+    route("GET", "/attachments/{sha256}", "attachments:read", _get_attachment,
            "The content of an attachment"),
-    _route("POST", "/attachments/{sha256}/fetch", "attachments:write", _fetch_attachment,
+    route("POST", "/attachments/{sha256}/fetch", "attachments:write", _fetch_attachment,
            "Fetch an attachment from who holds it"),
-    _route("DELETE", "/attachments/{sha256}", "attachments:write", _drop_attachment,
+    route("DELETE", "/attachments/{sha256}", "attachments:write", _drop_attachment,
            "Delete the content of an attachment here"),
-    _route("GET", "/log/head", "log:read", _log_head, "The newest signed checkpoint"),
-    _route("GET", "/log/checkpoint", "log:read", _log_checkpoint,
+    route("GET", "/log/head", "log:read", _log_head, "The newest signed checkpoint"),
+    route("GET", "/log/checkpoint", "log:read", _log_checkpoint,
            "The newest signed checkpoint, as the file that it is"),
     # Before the tiles, which would take its paths under a lesser scope.
-    _route("GET", "/log/tile/entries/{path}", "log:audit", _log_bundle,
+    route("GET", "/log/tile/entries/{path}", "log:audit", _log_bundle,
            "A bundle of log entries", rest=True),
-    _route("GET", "/log/tile/{path}", "log:read", _log_tile, "A tile of the log's hashes",
+    route("GET", "/log/tile/{path}", "log:read", _log_tile, "A tile of the log's hashes",
            rest=True),
-    _route("POST", "/log/export", OPERATOR, _log_export,
+    route("POST", "/log/export", OPERATOR, _log_export,
            "Log that the log is exported; return the checkpoint to export"),
-    _route("GET", "/log/witnesses", "log:read", _witnesses,
+    route("GET", "/log/witnesses", "log:read", _witnesses,
            "Who confirmed this log, and what logs of peers show"),
-    _route("GET", "/log/policy", "log:read", _policy,
+    route("GET", "/log/policy", "log:read", _policy,
            "Whose cosignatures count (C2SP tlog-policy)"),
-    _route("POST", "/log/audits/{name}", OPERATOR, _audit, "Audit a peer's log"),
-    _route("GET", "/peers/{name}/audit", "log:read", _audited, "How far an audit has come"),
-    _route("GET", "/peers/{name}/log-fork", "log:read", _log_fork,
+    route("POST", "/log/audits/{name}", OPERATOR, _audit, "Audit a peer's log"),
+    route("GET", "/peers/{name}/audit", "log:read", _audited, "How far an audit has come"),
+    route("GET", "/peers/{name}/log-fork", "log:read", _log_fork,
            "The proof that a peer's log contradicts itself"),
-    _route("POST", "/witness/add-checkpoint", "witness:add", _add_checkpoint,
+    route("POST", "/witness/add-checkpoint", "witness:add", _add_checkpoint,
            "Have a checkpoint of a peer's log cosigned (C2SP tlog-witness)", raw=True),
-    _route("GET", "/witness/{origin}/checkpoint", "log:read", _cosigned_by_us,
+    route("GET", "/witness/{origin}/checkpoint", "log:read", _cosigned_by_us,
            "The checkpoint that was cosigned last, by the hex SHA-256 of its origin"),
-    _route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),
-    _route("GET", "/log/verification", OPERATOR, _log_verification,
+    route("POST", "/log/verify", OPERATOR, _log_verify, "Verify log, envelopes and receipts"),
+    route("GET", "/log/verification", OPERATOR, _log_verification,
            "Go on verifying for a moment: how far it is, or what came of it"),
-    _route("GET", "/tokens", OPERATOR, _tokens, "All tokens, without secrets"),
-    _route("POST", "/tokens", OPERATOR, _create_token, "Make a token"),
-    _route("DELETE", "/tokens/{id}", OPERATOR, _revoke_token, "Revoke a token"),
-    _route("POST", "/unlock", OPERATOR, _unlock, "Open the keystore"),
+    route("GET", "/tokens", OPERATOR, _tokens, "All tokens, without secrets"),
+    route("POST", "/tokens", OPERATOR, _create_token, "Make a token"),
+    route("DELETE", "/tokens/{id}", OPERATOR, _revoke_token, "Revoke a token"),
+    route("POST", "/unlock", OPERATOR, _unlock, "Open the keystore"),
 )  # fmt: skip
 
 
 def openapi() -> dict[str, Any]:
     """Return the contract of the routes that tokens reach, as OpenAPI 3.1."""
     paths: dict[str, Any] = {}
-    for route in ROUTES:
-        if route.scope == OPERATOR:
+    for each in ROUTES:
+        if each.scope == OPERATOR:
             continue
         operation: dict[str, Any] = {
-            "summary": route.summary,
+            "summary": each.summary,
             "responses": {
                 "default": {
                     "description": "the answer, or problem+json with code and fix",
@@ -945,16 +744,16 @@ def openapi() -> dict[str, Any]:
             },
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in re.findall(r"\{(\w+)\}", route.path)
+                for name in re.findall(r"\{(\w+)\}", each.path)
             ],
         }
-        if route.scope != PUBLIC:
+        if each.scope != PUBLIC:
             operation["security"] = [{"token": []}]
-            operation["description"] = f"Needs the scope {route.scope}."
-        if route.method == "POST":
+            operation["description"] = f"Needs the scope {each.scope}."
+        if each.method == "POST":
             schema = {"schema": {"type": "object"}}
             operation["requestBody"] = {"content": {"application/json": schema}}
-        paths.setdefault(route.path, {})[route.method.lower()] = operation
+        paths.setdefault(each.path, {})[each.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "Picket local endpoint", "version": "1"},

@@ -121,8 +121,9 @@ class Client:
     @contextmanager
     def _opened(self) -> Iterator[Exchange]:
         # Heavy, and needed only when no node runs.
-        from node.api import REPEATED, Request, dispatch, problem  # noqa: PLC0415
+        from node.api import dispatch  # noqa: PLC0415
         from node.app import open_service  # noqa: PLC0415
+        from node.calls import REPEATED, Request, problem  # noqa: PLC0415
 
         with open_service(self._home.path, self._passphrase) as service:
 

@@ -21,7 +21,8 @@ from typing import Final
 from aiohttp import web
 
 from node import journal, streaming
-from node.api import REPEATED, Deferred, Request, Response, begin, guarded, problem, reply
+from node.api import begin, guarded
+from node.calls import REPEATED, Deferred, Request, Response, problem, reply
 from node.enclosures import Download, Upload
 from node.engine import Engine
 from node.service import Service

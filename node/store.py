@@ -18,7 +18,7 @@ import sqlite_utils
 
 from protocol.errors import BusyError, CommitUncertainError, StoreError
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 _OLDEST: Final = 3
 """Databases from this version on are brought up to date: they only lack tables and indexes."""
 

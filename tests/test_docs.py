@@ -18,7 +18,7 @@ import pytest
 import typer.main
 
 from keys import trust
-from node import __version__, api, app, keydesk, logview, service
+from node import __version__, api, app, calls, keydesk, logview, service
 from node.cli.main import app as commands
 from node.cli.terminal import Exit
 from node.config import FIELDS
@@ -175,7 +175,7 @@ def test_every_error_code_is_documented_with_its_status() -> None:
     }
     # Links fail between nodes; no answer of the local endpoint has their codes.
     answered = [k for k in kinds(errors.PicketError) if not issubclass(k, errors.LinkError)]
-    assert documented == {kind.code: api.problem(made(kind), "").status for kind in answered}
+    assert documented == {kind.code: calls.problem(made(kind), "").status for kind in answered}
 
 
 @pytest.mark.parametrize(

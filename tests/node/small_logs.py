@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
-from node.api import Request, Response, dispatch
+from node.api import dispatch
 from node.app import initialise
+from node.calls import Request, Response
 from node.log import Act
 from node.service import Service
 from protocol.entry import EntryKind

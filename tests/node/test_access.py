@@ -13,8 +13,8 @@ import pytest
 
 from node import api
 from node.access import OPERATOR, AccessBook
-from node.api import Request, Response
 from node.blobs import BlobStore
+from node.calls import Request, Response
 from node.enclosures import Download
 from protocol import limits
 from protocol.access import EXPORT_LOG, READ, AccessAct, parse_access

@@ -16,8 +16,9 @@ from typing import Any, Final
 import pytest
 
 from keys.keystore import Argon2Params, load, save
-from node.api import OPERATOR, PUBLIC, ROUTES, Request, Response, Route, dispatch, openapi
+from node.api import ROUTES, dispatch, openapi
 from node.app import initialise, open_service
+from node.calls import OPERATOR, PUBLIC, Request, Response, Route
 from node.demo_incidents import load as demo_incidents
 from node.home import Home
 from node.service import SCOPES, Service

@@ -17,8 +17,9 @@ from typing import Any, Final
 import pytest
 
 from keys.keystore import Argon2Params, load, save
-from node.api import Request, dispatch
+from node.api import dispatch
 from node.app import accept_database, check_init, initialise, open_service
+from node.calls import Request
 from node.home import Home
 from node.service import Network, Service
 from protocol.errors import (

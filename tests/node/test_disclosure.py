@@ -14,7 +14,7 @@ import pytest
 from keys.fingerprint import format_node_id
 from node import api
 from node.access import OPERATOR
-from node.api import Request
+from node.calls import Request
 from protocol import envelope
 from protocol.access import DISCLOSE
 from protocol.disclosure import check_disclosure, dearmor_disclosure, parse_disclosure

@@ -15,8 +15,8 @@ import sqlcipher3
 
 from node import api
 from node.access import OPERATOR
-from node.api import Request
 from node.blobs import BlobStore
+from node.calls import Request
 from node.clock import rfc3339
 from node.core import EPOCH_LIFETIME_MS
 from node.erasure import Doomed

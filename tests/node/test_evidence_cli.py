@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from keys.fingerprint import format_node_id
-from node.api import Request, dispatch
+from node.api import dispatch
+from node.calls import Request
 from node.cli.main import app
 from protocol import evidence_zip as zips
 from protocol.evidence_files import parse_access

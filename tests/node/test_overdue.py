@@ -11,7 +11,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from keys.trust import Level
-from node.api import Request, dispatch
+from node.api import dispatch
+from node.calls import Request
 from node.cli.main import app
 from node.clock import rfc3339
 from node.service import Network, Service

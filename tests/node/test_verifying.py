@@ -10,7 +10,8 @@ from typing import Any, Final
 import pytest
 from typer.testing import CliRunner, Result
 
-from node.api import Request, dispatch
+from node.api import dispatch
+from node.calls import Request
 from node.cli.main import app
 from node.cosigning import witness_vkeys
 from node.log import Act
