@@ -39,6 +39,8 @@ class EntryKind(IntEnum):
     HEARTBEAT = 9
     LOG_OPENED = 10
     ERASED = 11
+    APPROVAL = 12
+    BACKUP = 13
 
 
 @dataclass(frozen=True, slots=True)
