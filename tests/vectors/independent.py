@@ -1134,7 +1134,7 @@ class Dialer:
 
 
 # --- 13: the log and receipts ----------------------------------------------------------------
-_ENTRY: Final = row(uint(1, 1), uint(1, 11), bin32, bin32, fixed(16))
+_ENTRY: Final = row(uint(1, 1), uint(1, 13), bin32, bin32, fixed(16))
 
 
 def read_entry(data: bytes) -> Json:
