@@ -1899,7 +1899,7 @@ def _entries_refused(register: _Register) -> list[Json]:
     changed: dict[str, list[Any]] = {
         "an entry of version 2": [2, *fields[1:]],
         "an entry of kind 0": [1, 0, *fields[2:]],
-        "an entry of kind 12": [1, 12, *fields[2:]],
+        "an entry of kind 14": [1, 14, *fields[2:]],
         "an entry with a blind of 15 bytes": [*fields[:4], bytes(15)],
         "an entry of four fields": fields[:4],
     }
