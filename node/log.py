@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -12,14 +12,16 @@ from node.log_check import check_ends, check_log, check_steps
 from node.store import Store
 from protocol import merkle
 from protocol.canonical import encode
-from protocol.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
+from protocol.checkpoint import Checkpoint, sign_again, sign_ed25519, verify_checkpoint
 from protocol.entry import BLIND_SIZE, EntryKind, local_digest, make_entry, parse_entry
 from protocol.errors import LogCorruptionError, PeerError, ProofError
 from protocol.frames import SHORT_ID, ReceiptItem, Receipts, Run, Runs
+from protocol.note import NoteSignature
 
 _CHECKPOINTS_KEPT: Final = 64
-_KEEP_EVERY: Final = 32
-"""Entries after which the newest checkpoint is stored: it takes a page and more of each commit."""
+_KEEP_EVERY: Final = 256
+"""Entries after which the newest checkpoint is stored: it takes a page and more of each commit,
+and the second signature."""
 _MEMO_MAX: Final = 65_536  # hashes, about 14 MB; enough for each lookup in 2,000,000 entries
 
 
@@ -30,6 +32,16 @@ class Act:
     kind: EntryKind
     subject: bytes
     local: Sequence[object] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The newest signed head and when it was signed (ms); the whole note once it was needed."""
+
+    checkpoint: Checkpoint
+    first: NoteSignature
+    at: int
+    note: bytes | None = None
 
 
 class _Tiles:
@@ -89,8 +101,7 @@ class Log:
         self._tiles = _Tiles(store)
         self._memo: merkle.Memo = {}
         self._size: int | None = None
-        # The newest checkpoint if it may not be stored yet: size, note, when.
-        self._newest: tuple[int, bytes, int] | None = None
+        self._newest: _Head | None = None  # which may not be stored yet
         self._is_stored = False
         self._kept_size: int | None = None
         self._before_showing = before_showing
@@ -119,7 +130,7 @@ class Log:
     def signed_size(self) -> int:
         """Number of entries under the newest signed checkpoint."""
         if self._newest is not None:
-            return self._newest[0]
+            return self._newest.checkpoint.size
         return int(self._store.scalar("SELECT coalesce(max(size), 0) FROM checkpoints"))
 
     def append(self, acts: Sequence[Act]) -> range:
@@ -147,7 +158,7 @@ class Log:
             raise LogCorruptionError(f"the stored tree is damaged: {error.message}") from None
         self._store.insert_all("entries", rows)
         self._tiles.write(tiles)
-        if self._newest is not None and self._newest[0] - self._kept() >= _KEEP_EVERY:
+        if self._newest is not None and self.signed_size - self._kept() >= _KEEP_EVERY:
             self.keep()
         self._size = first + len(acts)
         return range(first, first + len(acts))
@@ -155,24 +166,32 @@ class Log:
     def seal(self, now: int) -> Checkpoint:
         """Sign the present tree head, whose entries are stored.
 
-        It is stored with an entry to come, or by ``keep``. If a crash comes before, the head of
-        what is stored is signed anew; the fence sees to it that it contains what was published.
+        The second signature, which takes most of the time, is made once somebody asks for the
+        head: most heads are overtaken before that. It is stored with an entry to come, or by
+        ``keep``. If a crash comes before, the head of what is stored is signed anew; the fence sees
+        to it that it contains what was published.
         """
         checkpoint = Checkpoint(self.origin, self.size, self.root())
-        note = sign_checkpoint(
-            checkpoint,
-            ed25519=self._keys.log_ed25519,
-            mldsa44=self._keys.log_mldsa44,
-            now_s=now // 1000,
-        )
-        self._newest, self._is_stored = (checkpoint.size, note, now), False
+        first = sign_ed25519(checkpoint, key=self._keys.log_ed25519)
+        self._newest, self._is_stored = _Head(checkpoint, first, now), False
         return checkpoint
+
+    def _whole(self, head: _Head) -> tuple[int, bytes]:
+        """Return size and note of the newest *head*, with both signatures."""
+        note = head.note
+        if note is None:
+            note = sign_again(
+                head.checkpoint, head.first, mldsa44=self._keys.log_mldsa44,
+                now_s=head.at // 1000,
+            )  # fmt: skip
+            self._newest = replace(head, note=note)
+        return head.checkpoint.size, note
 
     def keep(self) -> None:
         """Store the newest checkpoint. Call inside a transaction."""
         if self._newest is None or self._is_stored:
             return
-        size, note, at = self._newest
+        at, (size, note) = self._newest.at, self._whole(self._newest)
         self._store.insert("checkpoints", {"size": size, "note": note, "at": at}, replace=True)
         # One takes 4 KiB; old ones are implied by newer ones and live on in the peers' receipts.
         self._store.run(
@@ -211,7 +230,7 @@ class Log:
         """
         self._before_showing()
         if self._newest is not None:
-            return self._newest[:2]
+            return self._whole(self._newest)
         row = self._store.row("SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1")
         if row is None:
             raise LogCorruptionError("the log has no signed checkpoint")
@@ -409,7 +428,8 @@ class Log:
         roots = {}
         rows = self._store.rows("SELECT size, note FROM checkpoints")
         if self._newest is not None and not self._is_stored:
-            rows.append({"size": self._newest[0], "note": self._newest[1]})
+            size, note = self._whole(self._newest)
+            rows.append({"size": size, "note": note})
         for row in rows:
             try:
                 checkpoint = verify_checkpoint(

@@ -86,11 +86,23 @@ def sign_checkpoint(
     now_s: int,
 ) -> bytes:
     """Return the signed note of *checkpoint*; *now_s* is UTC in seconds."""
-    text, name = format_body(checkpoint), checkpoint.origin
-    public = ed25519.public_key().public_bytes_raw()
-    first = NoteSignature(name, key_id(name, ED25519, public), ed25519.sign(text.encode()))
-    second = cosign_mldsa44(checkpoint, name=name, key=mldsa44, now_s=now_s)
-    return format_note(Note(text, (first, second)))
+    first = sign_ed25519(checkpoint, key=ed25519)
+    return sign_again(checkpoint, first, mldsa44=mldsa44, now_s=now_s)
+
+
+def sign_ed25519(checkpoint: Checkpoint, *, key: Ed25519PrivateKey) -> NoteSignature:
+    """Return the first of the log's two signatures, of type 0x01 (C2SP signed-note)."""
+    name, public = checkpoint.origin, key.public_key().public_bytes_raw()
+    signature = key.sign(format_body(checkpoint).encode())
+    return NoteSignature(name, key_id(name, ED25519, public), signature)
+
+
+def sign_again(
+    checkpoint: Checkpoint, first: NoteSignature, *, mldsa44: MLDSA44PrivateKey, now_s: int
+) -> bytes:
+    """Return the signed note of *checkpoint*, whose *first* signature is made already."""
+    second = cosign_mldsa44(checkpoint, name=checkpoint.origin, key=mldsa44, now_s=now_s)
+    return format_note(Note(format_body(checkpoint), (first, second)))
 
 
 def verify_checkpoint(data: bytes, *, origin: str, ed25519: bytes, mldsa44: bytes) -> Checkpoint:
