@@ -40,7 +40,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, MLKEM768X25519PublicKey, Suite
 
 import node.core
-import protocol.incident
+import protocol.records
 from keys.identity import (
     CardFields,
     Offline,
@@ -618,7 +618,7 @@ def measure(folder: Path, plan: Plan) -> dict[str, Any]:
     stages = Stages()
     # Where the nodes look these up; no other code of theirs changes.
     stages.wrap(node.core, "admit", "verify")
-    stages.wrap(protocol.incident, "from_record", "check")
+    stages.wrap(protocol.records, "parse_record", "check")
     incident = max(
         (item.incident for item in demo_incidents.load()), key=lambda item: len(json.dumps(item))
     )

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA44PrivateKey
 from cryptography.hazmat.primitives.hpke import MLKEM768X25519PrivateKey
 
+from keys.signers import Outside
 from protocol import suite
 from protocol.errors import KeystoreError, OpenError
 from protocol.statement import (
@@ -41,17 +42,34 @@ _SERVICE_NAMES = (
     "witness/ed25519", "witness/mldsa44",
 )  # fmt: skip
 _SEAL_PREFIX = "seal/"
+IDENTITY_PREFIX: Final = "identity/"
+"""What the names of both halves of the identity key begin with in a keystore."""
+IDENTITY_ED25519: Final = "identity/ed25519"
+IDENTITY_MLDSA65: Final = "identity/mldsa65"
+MESSAGE_NAME: Final = "message"
 
 
 @dataclass(frozen=True, slots=True)
 class Vault:
     """The keys of an unlocked node; satisfies ``protocol.suite.Unsealer``."""
 
-    identity: suite.LocalHybridSigner = field(repr=False)
-    message: suite.Ed25519Signer = field(repr=False)
+    identity: suite.HybridSigner = field(repr=False)
+    message: suite.Signer = field(repr=False)
     storage: bytes = field(repr=False)
     seal_publics: tuple[bytes, ...]
     _seal: Mapping[bytes, MLKEM768X25519PrivateKey] = field(repr=False)
+    outside: Outside = field(default=Outside(), repr=False)
+
+    def close(self) -> None:
+        """Forget what opens keys that are not in the keystore."""
+        self.outside.close()
+
+    def with_identity(self, signer: suite.HybridSigner) -> Vault:
+        """Return the vault with the next identity key, which lies in the keystore."""
+        outside = replace(self.outside, identity=None)
+        if outside.message is None:
+            self.outside.close()
+        return replace(self, identity=signer, outside=outside)
 
     def with_sealing(self, seeds: Mapping[str, bytes]) -> Vault:
         """Return the vault with further sealing keys, the newest of *seeds* last."""
@@ -131,14 +149,16 @@ def new_service(random: Random) -> dict[str, bytes]:
     return {name: random(suite.SEED_SIZE) for name in _SERVICE_NAMES}
 
 
-def load_vault(secrets: Mapping[str, bytes]) -> Vault:
-    """Return the keys that a keystore holds.
+def load_vault(secrets: Mapping[str, bytes], outside: Outside | None = None) -> Vault:
+    """Return the keys that a keystore holds, with those that are *outside* it.
 
     Raises:
         KeystoreError: one is missing or has the wrong size.
     """
+    outside = outside or Outside()
     sealing = sorted(name for name in secrets if name.startswith(_SEAL_PREFIX))
-    _check(secrets, (*_VAULT_NAMES, *(sealing or [f"{_SEAL_PREFIX}1"])))
+    here = [name for name in _VAULT_NAMES if not _is_outside(name, outside)]
+    _check(secrets, (*here, *(sealing or [f"{_SEAL_PREFIX}1"])))
     seeds = [secrets[name] for name in sealing]
     publics = tuple(suite.seal_public_bytes(seed) for seed in seeds)
     privates = {
@@ -146,12 +166,21 @@ def load_vault(secrets: Mapping[str, bytes]) -> Vault:
         for public, seed in zip(publics, seeds, strict=True)
     }
     return Vault(
-        identity=suite.LocalHybridSigner(secrets["identity/ed25519"], secrets["identity/mldsa65"]),
-        message=suite.Ed25519Signer(secrets["message"]),
+        identity=outside.identity
+        or suite.LocalHybridSigner(secrets["identity/ed25519"], secrets["identity/mldsa65"]),
+        message=outside.message or suite.Ed25519Signer(secrets["message"]),
         storage=secrets["storage"],
         seal_publics=publics,
         _seal=privates,
+        outside=outside,
     )
+
+
+def _is_outside(name: str, outside: Outside) -> bool:
+    """Whether the keystore does not need the key *name*, as a signer outside stands for it."""
+    if name.startswith(IDENTITY_PREFIX):
+        return outside.identity is not None
+    return name == MESSAGE_NAME and outside.message is not None
 
 
 def load_service(secrets: Mapping[str, bytes]) -> ServiceKeys:

@@ -36,6 +36,8 @@ from protocol.suite import derive
 MAGIC: Final = "picket-keystore"
 VERSION: Final = 1
 _SEALING: Final = "picket-sealing"
+_MESSAGE: Final = "picket-message"
+_SINCE: Final = {_SEALING: "sealing-keys", _MESSAGE: "message-keys"}
 MAX_FILE: Final = 64 * 1024
 MIN_PASSPHRASE: Final = 8
 MAX_PASSPHRASE: Final = 1_024
@@ -142,7 +144,7 @@ def _derive(passphrase: bytes, salt: bytes, params: Argon2Params) -> bytes:
         ).derive(passphrase)
 
 
-# --- sealing keys ----------------------------------------------------------------------------
+# --- keys made since -------------------------------------------------------------------------
 def save_sealing(path: Path, seeds: Mapping[str, bytes], storage: bytes) -> None:
     """Replace the file of sealing keys, sealed under a key derived from the storage key.
 
@@ -151,10 +153,24 @@ def save_sealing(path: Path, seeds: Mapping[str, bytes], storage: bytes) -> None
     Raises:
         KeystoreError: it cannot be written; what was there stands.
     """
+    _save_since(path, seeds, storage, magic=_SEALING)
+
+
+def save_message(path: Path, seeds: Mapping[str, bytes], storage: bytes) -> None:
+    """Replace the file of message keys in the same way, under a key of its own.
+
+    Raises:
+        KeystoreError: it cannot be written; what was there stands.
+    """
+    _save_since(path, seeds, storage, magic=_MESSAGE)
+
+
+def _save_since(path: Path, seeds: Mapping[str, bytes], storage: bytes, *, magic: str) -> None:
     nonce = random.token_bytes(_NONCE)
-    head = [_SEALING, VERSION, nonce]
-    key = derive(storage, "sealing-keys")
-    sealed = AESGCM(key).encrypt(nonce, encode(dict(seeds)), encode(head))
+    head = [magic, VERSION, nonce]
+    sealed = AESGCM(derive(storage, _SINCE[magic])).encrypt(
+        nonce, encode(dict(seeds)), encode(head)
+    )
     write_private(path, encode([*head, sealed]))
 
 
@@ -164,15 +180,29 @@ def load_sealing(path: Path, storage: bytes) -> dict[str, bytes]:
     Raises:
         KeystoreError: it is damaged, or of another node.
     """
+    return _load_since(path, storage, magic=_SEALING)
+
+
+def load_message(path: Path, storage: bytes) -> dict[str, bytes]:
+    """Return the message keys in the file *path*, none if there is no such file.
+
+    Raises:
+        KeystoreError: it is damaged, or of another node.
+    """
+    return _load_since(path, storage, magic=_MESSAGE)
+
+
+def _load_since(path: Path, storage: bytes, *, magic: str) -> dict[str, bytes]:
     if not path.exists():
         return {}
-    blob = read_private(path, what="the file of sealing keys", max_bytes=MAX_FILE)
+    what = f"the file of {_SINCE[magic].replace('-', ' ')}"
+    blob = read_private(path, what=what, max_bytes=MAX_FILE)
     try:
-        fields = array(decode(blob, max_bytes=MAX_FILE), "sealing", size=4)
-        if text(fields[0], "magic") != _SEALING or uint(fields[1], "version") != VERSION:
+        fields = array(decode(blob, max_bytes=MAX_FILE), magic, size=4)
+        if text(fields[0], "magic") != magic or uint(fields[1], "version") != VERSION:
             raise DecodeError("it is of another kind or version")
         nonce = octets(fields[2], "nonce", size=_NONCE)
-        plain = AESGCM(derive(storage, "sealing-keys")).decrypt(
+        plain = AESGCM(derive(storage, _SINCE[magic])).decrypt(
             nonce, octets(fields[3], "ciphertext", maximum=MAX_FILE), encode(fields[:3])
         )
         value = decode(plain, max_bytes=MAX_FILE)

@@ -25,6 +25,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from keys.fingerprint import format_node_id, parse_node_id
+from protocol import limits
 from protocol.chain import KeyHistory, Standing
 from protocol.envelope import SUITE
 from protocol.errors import (
@@ -35,7 +36,7 @@ from protocol.errors import (
     UnknownRecipientError,
     UntrustedKeyError,
 )
-from protocol.statement import Card, Chain, Statement
+from protocol.statement import RECOVER, Card, Chain, Statement
 
 
 class Level(StrEnum):
@@ -109,6 +110,15 @@ class Peer:
         return cards[0]  # pin refuses a chain without a card
 
     @property
+    def certificates(self) -> tuple[bytes, ...]:
+        """The certificates (DER) that it may show on a link: of its newest card, then older ones.
+
+        A node that was restored from a backup shows one that it has changed since. That it is this
+        node its link key proves; what it used before a recovery counts no more.
+        """
+        return certificates_of(self.chain, self.card)
+
+    @property
     def pending(self) -> tuple[Statement, ...]:
         """The recoveries that do not count yet."""
         return tuple(s for s in self.history.recoveries if s.digest not in self.confirmed)
@@ -128,6 +138,17 @@ class Peer:
         elif self.pending:
             level = Level.HELD
         return replace(self, level=level, given=None if level is given else given)
+
+
+def certificates_of(chain: Chain, newest: Card) -> tuple[bytes, ...]:
+    """Return the certificates of *newest* and of the cards before it, up to a recovery."""
+    found = dict.fromkeys(newest.tls)
+    for statement in reversed(chain.statements):
+        if isinstance(statement.body, Card):
+            found |= dict.fromkeys(statement.body.tls)
+        elif statement.type == RECOVER:
+            break
+    return tuple(found)[: limits.MAX_OLDER_CERTIFICATES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +290,22 @@ class TrustStore:
             )
         return self._with(replace(peer, level=level))
 
+    def unpin(self, node_id: bytes) -> TrustStore:
+        """Return a store that does not know *node_id* any more, which nobody ever approved.
+
+        Raises:
+            NotFoundError: it is not a peer.
+            TrustConflictError: it was approved, or what it signed took its level away.
+        """
+        peer = self.peer(node_id)
+        if peer.level is not Level.PINNED or peer.verification is not None or peer.given:
+            raise TrustConflictError(
+                f"{peer.name} is at level {peer.level} since, and stays known",
+                fix=f"lower it: picket peers approve {shlex.quote(peer.name)} --level observe",
+            )
+        left = {key: value for key, value in self.peers.items() if key != node_id}
+        return replace(self, peers=MappingProxyType(left))
+
     def freeze(self, node_id: bytes) -> TrustStore:
         """Return a store in which *node_id* is frozen for good (a revoked node stays revoked)."""
         peer = self.peer(node_id)
@@ -323,11 +360,12 @@ class TrustStore:
         return tuple(sorted(peers, key=lambda peer: peer.name))
 
     def by_certificate(self, certificate: bytes) -> Peer | None:
-        """Return the linkable peer on whose newest card *certificate* (DER) stands."""
-        for peer in self.linkable():
+        """Return the linkable peer that may show *certificate* (DER); newest cards decide first."""
+        peers = self.linkable()
+        for peer in peers:
             if certificate in peer.card.tls:
                 return peer
-        return None
+        return next((peer for peer in peers if certificate in peer.certificates), None)
 
     def card_at(self, node_id: bytes, n: int) -> Card | None:
         """Return the card that is statement *n* of a peer or of ourselves and that counts."""

@@ -16,7 +16,19 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
-from node import access
+from node import (
+    access,
+    approval_routes,
+    backup_routes,
+    key_routes,
+    lists_routes,
+    lock_routes,
+    obligation_routes,
+    pairing_routes,
+    peer_test_routes,
+    record_routes,
+    search_routes,
+)
 from node.calls import (
     OPERATOR,
     PREFIX,
@@ -39,6 +51,8 @@ from node.calls import (
 from node.enclosures import Download, Upload
 from node.evidence import Export
 from node.metrics import CONTENT_TYPE
+from node.outgoing import reader_of
+from node.row_types import explained
 from node.service import Service
 from node.tiles import CHECKPOINT, CHECKPOINT_TYPE, Resource
 from protocol import limits
@@ -54,10 +68,12 @@ from protocol.errors import (
     TooLargeError,
     UnauthorizedError,
 )
+from protocol.handling_text import Reader
 from protocol.note import strict_base64
 from protocol.witness import Answer
 
 _T = TypeVar("_T")
+_WATCHING: Final = frozenset({PUBLIC, "node:read"})
 
 
 def dispatch(service: Service, request: Request) -> Response:
@@ -74,12 +90,14 @@ def dispatch(service: Service, request: Request) -> Response:
             "files go over HTTP only", fix="start it, for example with: picket run"
         )
         return problem(error, request.request_id)
-    return guarded(begun.at_once, request)
+    with explained(service.core.store):
+        return guarded(begun.at_once, request)
 
 
 def begin(service: Service, request: Request) -> Begun:
     """Do as ``dispatch`` does, but leave what may be done together with others to the caller."""
-    return guarded(lambda: _dispatch(service, request), request)
+    with explained(service.core.store):
+        return guarded(lambda: _dispatch(service, request), request)
 
 
 def guarded(act: Callable[[], _T], request: Request) -> _T | Response:
@@ -112,7 +130,10 @@ def _dispatch(service: Service, request: Request) -> Begun:
             _authorize(service, each, request)
             parts = _parts(found)
             body = _body(each, request.body)
-            return each.handler(Call(service, parts, _query(request), body, _who(request)))
+            call = Call(service, parts, _query(request), body, _who(request))
+            # Whoever only watches the node does not use it, however often.
+            with service.core.locking.asking(counts=each.scope not in _WATCHING):
+                return each.handler(call)
     allowed = ", ".join(sorted({each.method for each, _ in matches}))
     raise MethodError(f"{request.method} is not possible here", allowed=allowed)
 
@@ -256,6 +277,7 @@ def _approve(call: Call) -> Response:
             safety_digits=get(call.body, "safety_number", str, None),
             method=get(call.body, "method", str, None),
             by=get(call.body, "by", str),
+            who=call.who,
         )
     )
 
@@ -352,7 +374,7 @@ def _accesses(call: Call) -> Response:
 
 
 def _disclose(call: Call) -> Response:
-    known(call.body, "what", "number", "to", "by", "reason")
+    known(call.body, "what", "number", "to", "by", "reason", "reader")
     row = call.service.handling.disclose(
         get(call.body, "what", str),
         number=get(call.body, "number", int, None),
@@ -360,6 +382,7 @@ def _disclose(call: Call) -> Response:
         by=get(call.body, "by", str),
         reason=get(call.body, "reason", str, ""),
         who=call.who,
+        reader=reader_of(get(call.body, "reader", str, Reader.COURT.value)),
     )
     return reply(row, HTTPStatus.CREATED)
 
@@ -533,6 +556,10 @@ def _log_fork(call: Call) -> Response:
     return reply(call.service.logs.fork(call.service.core.trust.find(call.parts["name"])))
 
 
+def _own_log_fork(call: Call) -> Response:
+    return reply(call.service.logs.own_fork())
+
+
 def _add_checkpoint(call: Call) -> Deferred:
     witness, body = call.service.core.witness, bytes(call.body["raw"])
 
@@ -577,12 +604,13 @@ def _revoke_token(call: Call) -> Response:
 
 
 def _unlock(call: Call) -> Response:
-    known(call.body, "passphrase", "passphrase_file")
+    known(call.body, "passphrase", "passphrase_file", "pin")
     given = get(call.body, "passphrase", str, None)
     return reply(
         call.service.unlock(
             passphrase=None if given is None else given.encode(),
             passphrase_file=get(call.body, "passphrase_file", str, None),
+            pin=get(call.body, "pin", str, None),
         )
     )
 
@@ -709,6 +737,8 @@ ROUTES: Final = (
            "Log that the log is exported; return the checkpoint to export"),
     route("GET", "/log/witnesses", "log:read", _witnesses,
            "Who confirmed this log, and what logs of peers show"),
+    route("GET", "/log/fork", "log:read", _own_log_fork,
+           "The proof that this node's own log contradicts itself"),
     route("GET", "/log/policy", "log:read", _policy,
            "Whose cosignatures count (C2SP tlog-policy)"),
     route("POST", "/log/audits/{name}", OPERATOR, _audit, "Audit a peer's log"),
@@ -726,6 +756,16 @@ ROUTES: Final = (
     route("POST", "/tokens", OPERATOR, _create_token, "Make a token"),
     route("DELETE", "/tokens/{id}", OPERATOR, _revoke_token, "Revoke a token"),
     route("POST", "/unlock", OPERATOR, _unlock, "Open the keystore"),
+    *approval_routes.ROUTES,
+    *backup_routes.ROUTES,
+    *key_routes.ROUTES,
+    *lists_routes.ROUTES,
+    *lock_routes.ROUTES,
+    *obligation_routes.ROUTES,
+    *pairing_routes.ROUTES,
+    *peer_test_routes.ROUTES,
+    *record_routes.ROUTES,
+    *search_routes.ROUTES,
 )  # fmt: skip
 
 

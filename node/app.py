@@ -10,9 +10,10 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,10 +28,10 @@ from keys.identity import (
     load_vault,
     make_card_body,
     new_service,
-    new_vault,
 )
 from keys.keystore import load, read_passphrase_file, read_private, save, write_private
-from node import ownkeys
+from keys.trust import certificates_of
+from node import keyfiles, message_rotation, ownkeys, tls_rotation
 from node.blobs import BlobStore
 from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
@@ -40,10 +41,15 @@ from node.cosigning import log_vkeys
 from node.directory import load_directory
 from node.enclosures import Fetching
 from node.fence import Fence
+from node.hardening import refuse_dumps
 from node.home import Home
 from node.keydesk import parse_typed_code, sheet_text
+from node.locking import read_credential
 from node.log import Act, Log
+from node.peer_test_desk import link_state
 from node.service import DAY_MS, Network, Service
+from node.signer_client import Pin, open_outside
+from node.signer_moves import new_keys
 from node.store import Store
 from protocol import suite
 from protocol.armor import dearmor
@@ -64,10 +70,10 @@ if TYPE_CHECKING:
     from node.server import Server
 
 _HOUR_MS: Final = 3_600_000
+_MINUTE_MS: Final = 60_000
 CARD_LIFETIME_MS: Final = 365 * DAY_MS
 _SERVICE_FILE_MAX: Final = 4_096
 _TLS_FILE_MAX: Final = 64 * 1024
-_CREDENTIAL: Final = "picket-passphrase"
 Passphrase = Callable[[], bytes | None]
 Build = Callable[[Home, Mapping[str, Any], bytes, int], bytes]
 
@@ -120,6 +126,7 @@ def initialise(
     now: int | None = None,
     *,
     build: Build | None = None,
+    pin: Pin | None = None,
 ) -> InitResult:
     """Make a new node in *home_path*: all of it, or nothing.
 
@@ -129,6 +136,7 @@ def initialise(
         passphrase: seals the keystore.
         now: UTC in ms; the clock's by default.
         build: fills the folder; by default with a new identity.
+        pin: gets the PIN of the token in which the settings want its keys.
 
     Raises:
         OperatorError: the folder is in use, cannot be written, or a value is refused.
@@ -144,7 +152,7 @@ def initialise(
         fresh.parent.mkdir(parents=True, exist_ok=True)
         try:
             fresh.mkdir(mode=0o700)
-            node_id = (build or _build)(Home(fresh), values, passphrase, at)
+            node_id = (build or partial(_build, pin=pin))(Home(fresh), values, passphrase, at)
             if exists:
                 home.path.chmod(0o700)
                 _move_into(Home(fresh), home)
@@ -165,16 +173,21 @@ def _move_into(fresh: Home, home: Home) -> None:
         file.rename(home.path / file.name)
 
 
-def _build(home: Home, values: Mapping[str, Any], passphrase: bytes, now: int) -> bytes:
+def _build(
+    home: Home, values: Mapping[str, Any], passphrase: bytes, now: int, *, pin: Pin | None = None
+) -> bytes:
     write_config(home, values)
     config = load_config(home)
-    vault_secrets, service_secrets = (
-        new_vault(secrets.token_bytes),
-        new_service(secrets.token_bytes),
-    )
-    save(home.keystore, vault_secrets, passphrase)
+    with new_keys(config, secrets.token_bytes, pin) as (vault_secrets, outside):
+        save(home.keystore, vault_secrets, passphrase)
+        return _fill(home, config, load_vault(vault_secrets, outside), now)
+
+
+def _fill(home: Home, config: Config, vault: Vault, now: int) -> bytes:
+    """Make all but the keystore of a new node; return its id."""
+    service_secrets = new_service(secrets.token_bytes)
     write_private(home.service_key, encode(service_secrets))
-    vault, keys = load_vault(vault_secrets), load_service(service_secrets)
+    keys = load_service(service_secrets)
     offline = Offline(secrets.token_bytes(32), secrets.token_bytes(32))
     inception = incept(vault, offline, network=suite.network_id(config.node.network), now=now)
     certificate = make_certificate(
@@ -342,13 +355,14 @@ def open_core(
     home.check()
     with _locked(home):
         store = Store(home.node_db)
-        ownkeys.finish(home, store)
+        keyfiles.finish(home, store)
         keys = _service_keys(home)
         fence = Fence(home.fence)
         core = Core(
             home=home, store=store, fence=fence, keys=keys, clock=clock,
             random=secrets.token_bytes, carries=config.peer.carry, accept=accept, reopen=reopen,
         )  # fmt: skip
+        core.locking.after_ms = config.keystore.lock_after * _MINUTE_MS
         core.statements.hold_ms = config.peer.recovery_hold * _HOUR_MS
         core.statements.directory = load_directory(home.directory)
         core.trust = core.statements.load_suspensions()
@@ -359,36 +373,50 @@ def open_core(
             core.close()
 
 
-def unlock(core: Core, config: Config, passphrase: Passphrase | None) -> bool:
+def unlock(
+    core: Core, config: Config, passphrase: Passphrase | None, pin: Pin | None = None
+) -> bool:
     """Open the keystore if a passphrase can be had; False leaves the node locked.
 
     The passphrase comes from the caller, from systemd's credential ``picket-passphrase``, or from
-    the file that the configuration names.
+    the file that the configuration names. A node that was locked opens by the caller's alone.
+    The *pin* of a token comes likewise, where the signing keys are in one.
 
     Raises:
         KeystoreError: the keystore or the passphrase file cannot be used.
         WrongPassphraseError: it does not open.
+        LockedError: the keystore opens, but nobody gives the PIN of the token.
     """
-    secret = _secret(config, passphrase)
+    secret = _secret(config, passphrase, alone=core.locking.stands is not None)
     if secret is None:
         return False
     held = load(core.home.keystore, secret)
-    core.unlock(load_vault(held))
-    ownkeys.destroy_first(core, held, secret)
+    _open_vault(core, config, held, pin)
+    left = ownkeys.destroy_first(core, held, secret)
+    message_rotation.destroy_first(core, left, secret)
     core.statements.upkeep = lambda: keep_up(core, config)
-    if not core.has_been_linked():
+    if not core.has_been_linked() and not core.restored.waits:
         # Else a peer may hold newer statements of ours than this home: the running node asks first.
         keep_up(core, config)
     return True
 
 
-def _secret(config: Config, passphrase: Passphrase | None) -> bytes | None:
+def _open_vault(core: Core, config: Config, held: Mapping[str, bytes], pin: Pin | None) -> None:
+    """Unlock *core* with the keys in the keystore, and with those that are elsewhere."""
+    vault = load_vault(held, open_outside(config, held, core.trust.own, pin))
+    try:
+        core.unlock(vault)
+    except BaseException:
+        if core.vault is None:
+            vault.close()
+        raise
+
+
+def _secret(config: Config, passphrase: Passphrase | None, *, alone: bool = False) -> bytes | None:
     secret = passphrase() if passphrase is not None else None
-    if secret is None:
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
-        if credentials and (Path(credentials) / _CREDENTIAL).exists():
-            secret = read_passphrase_file(Path(credentials) / _CREDENTIAL)
-        elif config.keystore.passphrase_file:
+    if secret is None and not alone:
+        secret = read_credential()
+        if secret is None and config.keystore.passphrase_file:
             secret = read_passphrase_file(Path(config.keystore.passphrase_file))
     return secret
 
@@ -430,19 +458,29 @@ def keep_up(core: Core, config: Config) -> None:
     if ownkeys.sealing_due(core):
         ownkeys.rotate_sealing(core)
     ownkeys.destroy_sealing(core)
+    message_rotation.keep_up(core)
+    tls_rotation.keep_up(core)
+    core.exposures.keep_up()
 
 
 @contextmanager
-def open_service(home_path: Path, passphrase: Passphrase | None = None) -> Iterator[Service]:
+def open_service(
+    home_path: Path, passphrase: Passphrase | None = None, pin: Pin | None = None
+) -> Iterator[Service]:
     """Open the node in *home_path* for commands while it does not run.
 
-    *passphrase* is asked for at once if given; without one the service is locked.
+    *passphrase* is asked for at once if given, and then the *pin* of a token, if the signing keys
+    are in one; without a passphrase the service is locked.
     """
     home = Home(home_path)
     config = load_config(home)
     clock = SystemClock()
     with open_core(home, config, clock) as core:
-        unlock(core, config, passphrase)
+        try:
+            unlock(core, config, passphrase, pin)
+        except LockedError:
+            if passphrase is not None:
+                raise
         yield Service(core, config=config, clock=clock, random=secrets.token_bytes)
 
 
@@ -457,7 +495,9 @@ def accept_database(home_path: Path) -> int:
         return core.log.size
 
 
-def reopen_log(home_path: Path, passphrase: Passphrase | None) -> tuple[str, str]:
+def reopen_log(
+    home_path: Path, passphrase: Passphrase | None, pin: Pin | None = None
+) -> tuple[str, str]:
     """Begin a new log on top of what is left; return the names of the old and the new one.
 
     Raises:
@@ -472,9 +512,9 @@ def reopen_log(home_path: Path, passphrase: Passphrase | None) -> tuple[str, str
             "the new log needs a new card, which the identity key signs",
             fix="give the passphrase: --passphrase-file FILE",
         )
-    vault = load_vault(load(home.keystore, secret))
+    held = load(home.keystore, secret)
     with open_core(home, config, SystemClock(), reopen=True) as core:
-        core.unlock(vault)
+        _open_vault(core, config, held, pin)
         old = core.log.origin
         new = core.reopen_log()
         _rename_in_policy(home.witness_policy, core.keys, old, new)
@@ -585,19 +625,22 @@ def recover_anew(
 
 
 # --- running a node --------------------------------------------------------------------------
-def run(home_path: Path, passphrase: Passphrase | None = None) -> int:
+def run(home_path: Path, passphrase: Passphrase | None = None, pin: Pin | None = None) -> int:
     """Run the node until it is told to stop; return the exit code.
 
     Raises:
         OperatorError: it cannot start.
         StoreError: it had to stop.
     """
+    refuse_dumps()
     home = Home(home_path)
     config = load_config(home)
     clock = SystemClock()
     with open_core(home, config, clock) as core:
         _check_tls(home, core)
-        unlock(core, config, passphrase)
+        if core.locking.stands is None:
+            with suppress(LockedError):  # a passphrase was at hand, but no PIN: it starts locked
+                unlock(core, config, passphrase, pin)
         asyncio.run(_run(core, config, clock))
     return 0
 
@@ -605,7 +648,8 @@ def run(home_path: Path, passphrase: Passphrase | None = None) -> int:
 def _check_tls(home: Home, core: Core) -> None:
     pem = read_private(home.tls_pem, what="the TLS key", max_bytes=_TLS_FILE_MAX)
     try:
-        matches = from_pem(pem) in core.card.tls
+        # One of an older card, in a home that is put back and has learned of its newer cards.
+        matches = from_pem(pem) in certificates_of(core.trust.own, core.card)
     except ValueError:
         raise KeystoreError(
             f"the TLS key is damaged: {home.tls_pem}", fix="restore it from a backup"
@@ -630,7 +674,7 @@ async def _run(core: Core, config: Config, clock: Clock) -> None:
         core, clock=clock, random=secrets.token_bytes, identity_pem=core.home.tls_pem,
         dials=config.peer.dial,
         quota=quota_of(envelopes=config.peer.quota_envelopes, kib=config.peer.quota_kib),
-        beat_ms=1_000 * config.witness.beat,
+        beat_ms=1_000 * config.witness.beat, show_card=config.peer.show_card,
     )  # fmt: skip
     gossip = engine.gossip
     # One may have to read a whole download to take it up again; the other goes on meanwhile.
@@ -655,8 +699,11 @@ async def _run(core: Core, config: Config, clock: Clock) -> None:
                 progress=gossip.attachments.progress, faults=gossip.attachments.faults,
             ),
             read_log=gossip.witnessing.read, stop_reading=gossip.witnessing.stop_reading,
+            asked=engine.knocker.asked, clocks=gossip.witnessing.clocks,
+            link_state=partial(link_state, gossip, clock),
         ),
     )  # fmt: skip
+    engine.upkeep = service.retention.tick
     server = Server(service, engine, hosts=frozenset(config.http.hosts))
     try:
         await _start(core.home, config, engine, server)

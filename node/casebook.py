@@ -20,15 +20,18 @@ from typing import TYPE_CHECKING, Any, Final
 import sqlcipher3
 import sqlite_utils
 
+from node.search import SearchIndex
 from protocol import suite
 from protocol.blob import BlobRef
-from protocol.errors import BusyError, KeystoreError, NotFoundError, StoreError
+from protocol.erasure import ABOUT_INCIDENT
+from protocol.errors import BusyError, KeystoreError, NotFoundError, RecordError, StoreError
 
 if TYPE_CHECKING:
     from protocol.erasure import ErasureAct
     from protocol.incident import Enclosed
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+_ITEMS_SINCE: Final = 4
 _USE_NOTED_MS: Final = 60_000
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "cursor": ({"id": int, "next_index": int, "next_draft": int}, "id"),
@@ -59,6 +62,24 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
         {"incident_id": str, "author": bytes, "ref": str, "reason": str, "at": int},
         ("incident_id", "author"),
     ),
+    # All records but reports. ``owner`` is whose the subject is; ``target`` is the other incident
+    # of a link.
+    "items": (
+        {
+            "envelope_id": bytes, "log_index": int, "author": bytes, "kind": str, "subject": str,
+            "owner": bytes, "target": str, "body": str, "at": int,
+        },
+        "envelope_id",
+    ),
+    # What follows for an incident from amendments and retractions; ``condemned`` until all that
+    # the law forbids to keep is erased.
+    "standing": (
+        {
+            "incident_id": str, "author": bytes, "retracted": str, "contested": int,
+            "condemned": int,
+        },
+        ("incident_id", "author"),
+    ),
     "quarantine": ({"envelope_id": bytes, "log_index": int, "code": str, "at": int}, "envelope_id"),
     "attachments": (
         {
@@ -82,9 +103,20 @@ _INDEXES: Final = (
     "CREATE INDEX drafts_ref ON drafts(ref)",
     "CREATE UNIQUE INDEX drafts_number ON drafts(number)",
 )
+_ITEM_INDEXES: Final = (
+    "CREATE INDEX IF NOT EXISTS items_subject ON items(subject, owner)",
+    "CREATE INDEX IF NOT EXISTS items_target ON items(target) WHERE target IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS items_kind ON items(kind, log_index)",
+    "CREATE INDEX IF NOT EXISTS standing_condemned ON standing(condemned) WHERE condemned = 1",
+    "CREATE INDEX IF NOT EXISTS incidents_operation "
+    "ON incidents(json_extract(face, '$.operation_id')) "
+    "WHERE json_extract(face, '$.operation_id') IS NOT NULL",
+)
 _INCIDENTS: Final = (
-    "SELECT i.*, e.reason AS erased_for, e.at AS erased_at FROM incidents i "
-    "LEFT JOIN erased e ON e.incident_id = i.incident_id AND e.author = i.author"
+    "SELECT i.*, e.reason AS erased_for, e.at AS erased_at, s.retracted, s.contested "
+    "FROM incidents i "
+    "LEFT JOIN erased e ON e.incident_id = i.incident_id AND e.author = i.author "
+    "LEFT JOIN standing s ON s.incident_id = i.incident_id AND s.author = i.author"
 )
 _LOCAL: Final = b""
 """Stands for the envelope of a file that was put here and not released yet."""
@@ -119,6 +151,7 @@ class Casebook:
                            "temp_store=MEMORY", "trusted_schema=OFF"):  # fmt: skip
                 self._connection.execute(f"PRAGMA {pragma}")
             self._database = sqlite_utils.Database(self._connection)
+            self.search = SearchIndex(self._connection)
             self._migrate()
         except sqlcipher3.DatabaseError:
             self._connection.close()
@@ -141,20 +174,42 @@ class Casebook:
             with self.transaction():
                 for name, (columns, key) in _TABLES.items():
                     self._database.table(name).create(columns, pk=key, strict=True)
-                for index in _INDEXES:
+                for index in (*_INDEXES, *_ITEM_INDEXES):
                     self._connection.execute(index)
                 self._connection.execute("INSERT INTO cursor VALUES (1, 0, 0)")
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         elif version < SCHEMA_VERSION:
             known = set(self._database.table_names())
             with self.transaction():
-                for name in ("attachments", "erased"):
+                for name in ("attachments", "erased", "items", "standing"):
                     if name not in known:
                         columns, key = _TABLES[name]
                         self._database.table(name).create(columns, pk=key, strict=True)
+                if version < _ITEMS_SINCE:
+                    for index in _ITEM_INDEXES:
+                        self._connection.execute(index)
+                    self._follow_again()
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._index_again()
         # A crash may have come between an erasure and this.
         self.wipe()
+
+    def _index_again(self) -> None:
+        """Make the search index if it is not there, or of another version."""
+        waits = self.search.prepare(self.transaction())
+        while waits:
+            with self.transaction():
+                waits = self.search.settle_some() > 0
+        self.search.ready = True
+
+    def _follow_again(self) -> None:
+        """Follow the log anew from where something came that an earlier version could not read."""
+        self._connection.execute(
+            "UPDATE cursor SET next_index = min(next_index, ifnull((SELECT min(log_index) "
+            "FROM quarantine WHERE code = ?), next_index))",
+            (RecordError.code,),
+        )
+        self._connection.execute("DELETE FROM quarantine WHERE code = ?", (RecordError.code,))
 
     def close(self) -> None:
         """Close the file."""
@@ -170,15 +225,22 @@ class Casebook:
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
+            self.search.settle()
             self._connection.execute("COMMIT")
         except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            self.search.forget()
             if isinstance(error, sqlcipher3.OperationalError):
                 raise BusyError(
                     "case.db cannot be written; nothing was changed", fix="free some disk space"
                 ) from None
             raise
+
+    @property
+    def database(self) -> sqlite_utils.Database:
+        """The open file, for desks with tables of their own; they write in a ``transaction``."""
+        return self._database
 
     @property
     def in_transaction(self) -> bool:
@@ -264,8 +326,11 @@ class Casebook:
         Call inside a transaction, after the blobs of ``blobs_of`` are gone.
         """
         key = (act.incident_id, author)
+        self._connection.execute("DELETE FROM items WHERE envelope_id = ?", (envelope_id,))
         self._connection.execute("DELETE FROM attachments WHERE envelope_id = ?", (envelope_id,))
         self._connection.execute("DELETE FROM quarantine WHERE envelope_id = ?", (envelope_id,))
+        if act.layers == ABOUT_INCIDENT:
+            return
         self._connection.execute(
             "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
             (envelope_id, log_index, author, act.incident_id, act.revision, act.layers, arrived),
@@ -294,6 +359,141 @@ class Casebook:
             "INSERT OR REPLACE INTO erased VALUES (?, ?, ?, ?, ?)",
             (*key, act.ref, act.reason.value, act.at),
         )
+
+    # --- records that are no reports ---------------------------------------------------------
+    def store_item(
+        self, *, envelope_id: bytes, log_index: int, author: bytes, kind: str,
+        about: tuple[str, bytes], target: str | None, body: Mapping[str, Any], at: int,
+    ) -> None:  # fmt: skip
+        """Keep a record *about* something: its id, and whose that is. Repeating it does no harm."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                envelope_id, log_index, author, kind, *about, target,
+                json.dumps(body, ensure_ascii=False), at,
+            ),
+        )  # fmt: skip
+
+    def items_of(self, subject: str, owner: bytes) -> list[dict[str, Any]]:
+        """Return the records about one thing of *owner*, in log order."""
+        return _with_bodies(
+            self._rows(
+                "SELECT * FROM items WHERE subject = ? AND owner = ? ORDER BY log_index",
+                subject, owner,
+            )
+        )  # fmt: skip
+
+    def items_about(self, incident_id: str) -> list[dict[str, Any]]:
+        """Return the records about incidents of this id, whosoever, and the links to them."""
+        return _with_bodies(
+            self._rows(
+                "SELECT * FROM items WHERE subject = ? OR target = ? ORDER BY log_index",
+                incident_id, incident_id,
+            )
+        )  # fmt: skip
+
+    def items(
+        self, kinds: Sequence[str], *, after: int = 0, limit: int | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the records of these kinds in log order, from log index *after* on."""
+        marks = ", ".join("?" * len(kinds))
+        return _with_bodies(
+            self._rows(
+                f"SELECT * FROM items WHERE kind IN ({marks}) "  # noqa: S608
+                "AND log_index >= ? ORDER BY log_index LIMIT ?",
+                *kinds, after, -1 if limit is None else limit,
+            )
+        )  # fmt: skip
+
+    def item(self, envelope_id: bytes) -> dict[str, Any] | None:
+        """Return the record that one envelope held, or None."""
+        rows = self._rows("SELECT * FROM items WHERE envelope_id = ?", envelope_id)
+        return next(iter(_with_bodies(rows)), None)
+
+    def items_with(self, kind: str, field: str, value: str) -> list[dict[str, Any]]:
+        """Return the records of one kind whose *field* is *value*, in log order."""
+        return _with_bodies(
+            self._rows(
+                "SELECT * FROM items WHERE kind = ? AND json_extract(body, ?) = ? "
+                "ORDER BY log_index",
+                kind, f"$.{field}", value,
+            )
+        )  # fmt: skip
+
+    def of_operation(self, operation_id: str) -> list[tuple[str, bytes]]:
+        """Return the incidents (id, author) that name an operation, in log order."""
+        rows = self._rows(
+            "SELECT incident_id, author FROM incidents "
+            "WHERE json_extract(face, '$.operation_id') = ? ORDER BY log_index",
+            operation_id,
+        )
+        return [(row["incident_id"], row["author"]) for row in rows]
+
+    def store_revision(
+        self, *, envelope_id: bytes, log_index: int, author: bytes, incident_id: str,
+        revision: int, layers: Sequence[str], at: int,
+    ) -> None:  # fmt: skip
+        """Note that an envelope brought layers of a revision."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO records VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (envelope_id, log_index, author, incident_id, revision, " ".join(layers), at),
+        )
+
+    def revisions_of(self, incident_id: str) -> list[dict[str, Any]]:
+        """Return the record rows of all incidents of this id, whosoever, in log order."""
+        return self._rows(
+            "SELECT * FROM records WHERE incident_id = ? ORDER BY log_index", incident_id
+        )
+
+    def row_of(self, incident_id: str, author: bytes) -> dict[str, Any] | None:
+        """Return the row of an incident without its layers, or None."""
+        return self._row(
+            "SELECT incident_id, author, ref, revision, own, log_index, at FROM incidents "
+            "WHERE incident_id = ? AND author = ?",
+            incident_id, author,
+        )  # fmt: skip
+
+    def found(
+        self, incident_id: str, author: bytes, *, ref: str, own: bool, log_index: int, at: int
+    ) -> None:
+        """Make a row for an incident whose first envelope is no report; nothing if it has one."""
+        self._connection.execute(
+            "INSERT OR IGNORE INTO incidents VALUES (?, ?, ?, 0, ?, NULL, NULL, '', ?, ?, NULL)",
+            (incident_id, author, ref, int(own), log_index, at),
+        )
+
+    def show(
+        self, incident_id: str, author: bytes, *, revision: int,
+        layers: Mapping[str, Mapping[str, Any] | None], retracted: str | None, contested: bool,
+        condemned: bool,
+    ) -> None:  # fmt: skip
+        """Write what follows for an incident from all of its records."""
+        texts = {
+            name: None if value is None else json.dumps(value, ensure_ascii=False)
+            for name, value in layers.items()
+        }
+        self._connection.execute(
+            "UPDATE incidents SET face = ?, annex = ?, layers = ?, revision = max(revision, ?) "
+            "WHERE incident_id = ? AND author = ?",
+            (
+                texts["face"], texts["annex"], " ".join(n for n, text in texts.items() if text),
+                revision, incident_id, author,
+            ),
+        )  # fmt: skip
+        self._connection.execute(
+            "INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?, ?)",
+            (incident_id, author, retracted, int(contested), int(condemned)),
+        )
+
+    def standing(self, incident_id: str, author: bytes) -> dict[str, Any] | None:
+        """Return what is written of an incident that was amended or retracted, or None."""
+        return self._row(
+            "SELECT * FROM standing WHERE incident_id = ? AND author = ?", incident_id, author
+        )
+
+    def condemned(self) -> list[dict[str, Any]]:
+        """Return the incidents that were retracted under law and are not erased yet."""
+        return self._rows("SELECT * FROM standing WHERE condemned = 1 ORDER BY incident_id, author")
 
     def blobs_of(self, envelope_id: bytes) -> list[bytes]:
         """Return the ids of the attachments that one envelope named."""
@@ -395,6 +595,13 @@ class Casebook:
         )
         return [_with_layers(row) for row in rows]
 
+    def incidents_at(self, log_indexes: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the incidents at these log indexes, in that order; at most a page of them."""
+        marks = ", ".join("?" * len(log_indexes))
+        rows = self._rows(f"{_INCIDENTS} WHERE i.log_index IN ({marks})", *log_indexes)
+        found = {row["log_index"]: _with_layers(row) for row in rows}
+        return [found[index] for index in log_indexes if index in found]
+
     def envelopes_of(self, incident_id: str, author: bytes) -> list[dict[str, Any]]:
         """Return the record rows of an incident, in log order."""
         return self._rows(
@@ -446,8 +653,9 @@ class Casebook:
         yet), ``about``, ``at``, and of what named it ``incident_id`` and ``author``.
         """
         rows = self._rows(
-            "SELECT a.*, r.incident_id, r.author FROM attachments a "
-            "LEFT JOIN records r USING (envelope_id) "
+            "SELECT a.*, ifnull(r.incident_id, t.subject) AS incident_id, "
+            "ifnull(r.author, t.author) AS author FROM attachments a "
+            "LEFT JOIN records r USING (envelope_id) LEFT JOIN items t USING (envelope_id) "
             "WHERE ? IS NULL OR a.sha256 = ? ORDER BY a.at, a.rowid",
             sha256, sha256,
         )  # fmt: skip
@@ -543,3 +751,7 @@ def _token_digest(secret: bytes) -> bytes:
 def _with_layers(row: dict[str, Any]) -> dict[str, Any]:
     layers = {name: json.loads(row[name]) if row[name] else None for name in ("face", "annex")}
     return {**row, **layers}
+
+
+def _with_bodies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**row, "body": json.loads(row["body"])} for row in rows]

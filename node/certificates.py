@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    load_pem_private_key,
 )
 from cryptography.x509.oid import NameOID
 
@@ -75,6 +76,18 @@ def to_pem(certificate: bytes, seed: bytes) -> bytes:
         raise ValueError("the certificate belongs to another key")
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return private + parsed.public_bytes(Encoding.PEM)
+
+
+def seed_of(pem: bytes) -> bytes:
+    """Return the 32-byte key in what ``to_pem`` made.
+
+    Raises:
+        ValueError: there is none in it.
+    """
+    key = load_pem_private_key(pem, None)
+    if isinstance(key, Ed25519PrivateKey):
+        return key.private_bytes_raw()
+    raise ValueError("the key is of another kind")
 
 
 def from_pem(pem: bytes) -> bytes:

@@ -22,6 +22,7 @@ from protocol.errors import LinkError, OperatorError, PicketError
 _TIMEOUT_S: Final = 120.0
 _PROBLEM: Final = 400
 Passphrase = Callable[[], bytes | None]
+Pin = Callable[[], str | None]
 Exchange = Callable[[str, str, bytes], tuple[int, bytes]]
 """Sends method, path and body of one call; returns the status and what it answers with."""
 
@@ -44,10 +45,12 @@ class ControlConnection(http.client.HTTPConnection):
 class Client:
     """Calls the local endpoint of the node in one home as its operator."""
 
-    def __init__(self, home: Path, passphrase: Passphrase | None = None) -> None:
-        """Use the node in *home*; *passphrase* opens its keystore if it does not run."""
+    def __init__(
+        self, home: Path, passphrase: Passphrase | None = None, pin: Pin | None = None
+    ) -> None:
+        """Use the node in *home*; *passphrase*, and a token's *pin*, open it if it does not run."""
         self._home = Home(home)
-        self._passphrase = passphrase
+        self._passphrase, self._pin = passphrase, pin
 
     def running(self) -> bool:
         """Whether a node answers on the control socket."""
@@ -125,7 +128,7 @@ class Client:
         from node.app import open_service  # noqa: PLC0415
         from node.calls import REPEATED, Request, problem  # noqa: PLC0415
 
-        with open_service(self._home.path, self._passphrase) as service:
+        with open_service(self._home.path, self._passphrase, self._pin) as service:
 
             def in_process(method: str, path: str, data: bytes) -> tuple[int, bytes]:
                 parts = urlsplit(path)

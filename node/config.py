@@ -23,7 +23,9 @@ _RESERVED: Final = frozenset({"PICKET_HOME"})
 _ROLES: Final = ("national-authority", "regional-centre", "international-organisation")
 _LEVELS: Final = ("debug", "info", "warning", "error")
 _FORMATS: Final = ("json", "console")
+_SIGNERS: Final = ("file", "pkcs11", "agent")
 _MAX_TEXT: Final = 256
+_MAX_LABEL: Final = 32
 _MAX_PORT: Final = 65_535
 _MAX_ENDPOINTS: Final = 8
 Address = tuple[str, int]
@@ -52,6 +54,7 @@ class PeerSection:
     quota_envelopes: int
     quota_kib: int
     recovery_hold: int
+    show_card: bool
 
     @property
     def listen_address(self) -> Address | None:
@@ -78,6 +81,27 @@ class KeystoreSection:
     """How the keystore is opened at start."""
 
     passphrase_file: str
+    lock_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignerSection:
+    """Where the signing keys are that are not in the keystore."""
+
+    kind: str
+    module: str
+    token: str
+    identity: str
+    message: str
+    pin_file: str
+    socket: str
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentsSection:
+    """What is done with incidents by itself."""
+
+    retention: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +127,8 @@ class Config:
     peer: PeerSection
     http: HttpSection
     keystore: KeystoreSection
+    signer: SignerSection
+    incidents: IncidentsSection
     witness: WitnessSection
     log: LogSection
     origins: Mapping[str, str]
@@ -173,6 +199,11 @@ def _path(value: str) -> str:
     return ""
 
 
+def _label(value: str) -> str:
+    fine = len(value.encode("utf-8", "replace")) <= _MAX_LABEL and value.isprintable()
+    return "" if fine else "at most 32 printable characters"
+
+
 def _whole(low: int, high: int) -> Callable[[Any], str]:
     return lambda value: "" if low <= value <= high else f"a whole number, {low:,} to {high:,}"
 
@@ -201,10 +232,26 @@ FIELDS: Final = (
         _whole(0, 720),
         "Hours for which the recovery of a peer is held",
     ),
+    Field("peer.show_card", bool, True, _anything, "Give the card to whoever asks the peer port"),
     Field("http.listen", str, "127.0.0.1:8463", _address, 'Local endpoint; "" turns it off'),
     Field("http.allow_remote", bool, False, _anything, "Allow an address other than loopback"),
     Field("http.hosts", list, (), _anything, "Further names accepted in the Host header"),
     Field("keystore.passphrase_file", str, "", _path, "File that holds the passphrase"),
+    Field("keystore.lock_after", int, 0, _whole(0, 10_080), "Minutes without use to its lock"),
+    Field("signer.kind", str, "file", _one_of(*_SIGNERS), "Where the identity key is"),
+    Field("signer.module", str, "", _path, "pkcs11: the module that speaks to the token"),
+    Field("signer.token", str, "", _label, "pkcs11: label of the token"),
+    Field("signer.identity", str, "picket-identity", _label, "pkcs11: label of the identity key"),
+    Field("signer.message", str, "", _label, 'pkcs11: label of the message key; "" keeps it here'),
+    Field("signer.pin_file", str, "", _path, "pkcs11: file that holds the PIN"),
+    Field("signer.socket", str, "", _path, "agent: where the signer process listens"),
+    Field(
+        "incidents.retention",
+        str,
+        "ask",
+        _one_of("ask", "erase"),
+        "What is done when the time to keep an incident has ended: ask a person, or erase",
+    ),
     Field(
         "witness.beat", int, 60, _whole(1, 3_600), "Seconds from one head for witnesses to the next"
     ),
@@ -214,6 +261,7 @@ FIELDS: Final = (
 _BY_KEY: Final = {field.key: field for field in FIELDS}
 _SECTIONS: Final = {
     "node": NodeSection, "peer": PeerSection, "http": HttpSection, "keystore": KeystoreSection,
+    "signer": SignerSection, "incidents": IncidentsSection,
     "witness": WitnessSection, "log": LogSection,
 }  # fmt: skip
 
@@ -241,6 +289,7 @@ def load_config(home: Home) -> Config:
             )
     config = _build(values, origins)
     _check_http(config)
+    _check_signer(config)
     return config
 
 
@@ -261,6 +310,18 @@ def _check_http(config: Config) -> None:
             "which other machines can reach",
             fix="use 127.0.0.1, or set http.allow_remote = true behind a TLS proxy",
         )
+
+
+def _check_signer(config: Config) -> None:
+    signer = config.signer
+    wanted = {"pkcs11": ("module", "token", "identity"), "agent": ("socket",)}
+    for name in wanted.get(signer.kind, ()):
+        if not getattr(signer, name):
+            raise ConfigError(
+                f"{config.origins['signer.kind']}: signer.kind is {signer.kind}, and "
+                f"signer.{name} is missing",
+                fix=f"set signer.{name}",
+            )
 
 
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -375,7 +436,9 @@ def check_values(values: Mapping[str, Any]) -> None:
     for variable, key, text in _from_environment():
         whole[key] = _typed(_BY_KEY[key], _parse(_BY_KEY[key], text), variable)
         origins[key] = variable
-    _check_http(_build(whole, origins))
+    config = _build(whole, origins)
+    _check_http(config)
+    _check_signer(config)
 
 
 # --- writing ---------------------------------------------------------------------------------

@@ -8,9 +8,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id
@@ -18,20 +19,31 @@ from keys.identity import Random, ServiceKeys, Vault
 from keys.keystore import load_sealing
 from keys.trust import Level, Peer, TrustStore, Verification
 from node.access import AccessBook
+from node.approvals import ApprovalBook
+from node.backup import Backups
 from node.blobrefs import BlobRefs
 from node.blobs import BlobStore
+from node.callers import CallerBook
 from node.casebook import Casebook
 from node.clock import Clock
+from node.cosigned_notes import notes_to_make
 from node.cosigning import Cosigning
+from node.drill import Exposures
 from node.erasure import Doomed, Erasures
 from node.fence import Fence
+from node.holdings import Holdings
 from node.home import Home
 from node.intake import Intake, Taken, id_of, read_stored
+from node.keyfiles import message_in_force
+from node.locking import Locking
 from node.log import Act, Log
 from node.outbox import Outbox, Route
 from node.presence import Presence
 from node.receipts import ReceiptBook
 from node.resealing import Resealing
+from node.restored import Restored
+from node.row_types import SMALL, check
+from node.seal_proofs import SealProofs
 from node.statements import StatementBook
 from node.store import Store, expand
 from node.streams import Streams
@@ -56,6 +68,7 @@ from protocol.errors import (
     LockedError,
     LogBehindError,
     LogCorruptionError,
+    NotFoundError,
     PeerError,
     RollbackError,
     StoreError,
@@ -73,6 +86,9 @@ BUSY_RETRY_MS: Final = 30_000
 AHEAD: Final = "log-ahead"
 """Where a head of our own log is kept that a witness showed and that is not in this database."""
 
+RETRACTION: Final = "retraction"
+"""Who erases what its originator retracted under law."""
+BY_RETRACTION: Final = "its originator, who retracted it"
 _FOLLOW_PAGE: Final = 64
 """Entries that are followed in one transaction: live traffic waits for no more."""
 _READ_PAGES: Final = 4
@@ -87,11 +103,18 @@ class Shipment:
     recipients: Mapping[bytes, Card]
     carriers: tuple[bytes, ...]
     blobs: tuple[bytes, ...] = ()
+    fresh: bool = False
+    """Whether it opens an epoch: who lacks the envelopes before it can open it all the same."""
 
 
 class Core:
     """A node without its network."""
 
+    tls_changes = 0
+    """How often this node has changed which certificates it has, since its start."""
+    drop_fetch: Callable[[bytes], None] | None = None
+    """What stops fetching an attachment; whoever fetches sets it."""
+    _obeying = False
     _unfenced: tuple[int, bytes] | None = None  # the newest signed head, if nobody was shown it
 
     def __init__(
@@ -114,9 +137,10 @@ class Core:
 
         Raises:
             RollbackError: the database is older than what was published.
-            StoreError: the database belongs to no initialised node.
+            StoreError: the database belongs to no initialised node, or is damaged.
             KeystoreError: the service keys are those of another node.
         """
+        check(store, SMALL)
         self.home, self.store, self.keys, self.clock = home, store, keys, clock
         self.carries = carries
         self.vault: Vault | None = None
@@ -129,6 +153,7 @@ class Core:
         self.signing_waits = False
         """Whether nothing is signed before a witness has said what it knows of this log."""
         self.pending = False
+        self.locking = Locking(self, store=store, clock=clock)
         self.presence = Presence(store)
         self.outbox = Outbox(store, clock)
         self.blob_refs = BlobRefs(store)
@@ -162,6 +187,7 @@ class Core:
             clock=clock,
         )  # fmt: skip
         self.access = AccessBook(store=store, log=self.log, clock=clock, logged=self.logged)
+        self.approvals = ApprovalBook(self, store=store, log=self.log, clock=clock, random=random)
         self.intake = Intake(
             self, store=store, log=self.log, outbox=self.outbox, streams=self.streams, clock=clock
         )
@@ -171,23 +197,48 @@ class Core:
         self.witness = WitnessBook(self, store=store, log=self.log, keys=keys, clock=clock)
         self.receipts.witness = self.witness
         self.resealing = Resealing(self, store=store, clock=clock)
+        self.callers = CallerBook(
+            self, store=store, log=self.log, clock=clock, learn=self.statements.learn
+        )
+        self.exposures = Exposures(self, store=store, clock=clock)
+        self.seal_proofs = SealProofs(self, store=store, clock=clock, random=random)
         self.cosigning = Cosigning(
             self, store=store, log=self.log, clock=clock, policy_file=home.witness_policy
         )
+        self.backups = Backups(self, store=store, log=self.log, clock=clock, random=random)
+        self.restored = Restored(self, store=store, log=self.log, clock=clock)
+        self.signing_waits = self.restored.waits
         if accept and fence.last() is None:
             fence.raise_to(self.log.size, self.log.root())
-        if reopen:
-            return
-        if store.meta(AHEAD) is not None:
+        if not reopen:
+            self._check_newest()
+
+    def _check_newest(self) -> None:
+        """Check that the database is not an old copy, and make good what a crash left undone.
+
+        Raises:
+            RollbackError: it is older than what was published.
+            LogCorruptionError: its hashes do not fit its entries.
+        """
+        fence = self._fence
+        if self.store.meta(AHEAD) is not None:
             size, _ = self._furthest()
-            raise RollbackError(
+            message, fix = self.restored.behind(size) or (
                 f"a peer showed a head of this log with {size} entries that this node signed; "
                 f"node.db holds {self.log.size} that do not fit it: it is an old copy",
-                fix="put back the newest node.db and fence, or begin a new log: picket log reopen",
+                "put back the newest node.db and fence, or begin a new log: picket log reopen",
             )
-        fence.check(self.log.size, self.log.root)
+            raise RollbackError(message, fix=fix)
+        try:
+            fence.check(self.log.size, self.log.root)
+        except RollbackError:
+            # Where hashes do not fit the entries beside them, that is the better name for it.
+            if (last := fence.last()) is not None and last[0] <= self.log.size:
+                for _ in self.log.verify_steps(0, self.log.size):
+                    pass
+            raise
         # A crash may have come between a commit and its signature, or its fence.
-        if self.log.signed_size:
+        if self.log.signed_size and not self.signing_waits:
             self.seal()
         signed = self.log.signed_size
         head = (signed, self.log.root(signed))
@@ -199,6 +250,10 @@ class Core:
         """Our node id."""
         return self.trust.own.node_id
 
+    def statement_number(self) -> int:
+        """Return the number of our newest key statement."""
+        return self.trust.own.head.n
+
     @property
     def card(self) -> Card:
         """Our newest card."""
@@ -208,12 +263,10 @@ class Core:
 
     def close(self) -> None:
         """Close the databases and forget the keys."""
-        if self.cases is not None:
-            self.cases.close()
+        self.backups.close()
+        self.forget_keys()
         if self.blobs is not None:
             self.blobs.close()
-        self.vault = self.cases = None
-        self._epochs.clear()
         # If it cannot be stored it is signed again at the start.
         with suppress(BusyError, StoreError), self.store.transaction():
             self.log.keep()
@@ -258,6 +311,21 @@ class Core:
         return chain
 
     # --- unlocking and following -------------------------------------------------------------
+    @property
+    def is_open(self) -> bool:
+        """Whether this node has its keys."""
+        return self.vault is not None
+
+    def forget_keys(self) -> None:
+        """Forget the keys and all that they opened; to ``lock`` a node is ``node.locking``'s."""
+        cases, vault, self.vault, self.cases = self.cases, self.vault, None, None
+        if vault is not None:
+            vault.close()
+        self._epochs.clear()
+        self.pending, self.behind = False, None
+        if cases is not None:
+            cases.close()
+
     def unlock(self, vault: Vault) -> None:
         """Take the keys of an opened keystore and catch up with what arrived meanwhile.
 
@@ -270,8 +338,10 @@ class Core:
                 fix="put files of one node together; do not mix backups",
             )
         self.cases = Casebook(self.home.case_db, vault.storage)
+        self.restored.forget_tokens(self.cases)
         seeds = load_sealing(self.home.sealing, vault.storage)
-        self.vault = vault.with_sealing(seeds) if seeds else vault
+        vault = vault.with_sealing(seeds) if seeds else vault
+        self.vault = message_in_force(vault, home=self.home, card=self.card)
         self.resealing.unlocked()
         self.try_follow()
         if self.behind is None:
@@ -296,6 +366,7 @@ class Core:
         """
         if self.vault is None or self.cases is None:
             raise LockedError("the node is locked", fix="run: picket unlock")
+        self.locking.needed()
         if self.pending and not self.store.in_transaction and not self.cases.in_transaction:
             # Whoever looks sees what has come, but does not wait for a whole catch-up.
             self.try_follow(pages=_READ_PAGES)
@@ -309,6 +380,7 @@ class Core:
         """
         if self.vault is None:
             raise LockedError("the node is locked", fix="run: picket unlock")
+        self.locking.needed()
         return self.vault
 
     def follow(self, *, pages: int | None = None) -> int:
@@ -358,11 +430,34 @@ class Core:
         """
         try:
             self.follow(pages=pages)
+            self._obey()
         except BusyError as error:
             self.pending = False
             self.behind = error
         else:
             self.behind = None
+
+    def _obey(self) -> None:
+        """Erase what its originator retracted under law, by the same path as an operator's word."""
+        if self.cases is None or self._obeying:
+            return
+        self._obeying = True
+        try:
+            for row in self.cases.condemned():
+                doomed = self.holdings.doomed(self.cases, row["incident_id"], row["author"])
+                if not doomed:
+                    continue  # it is logged; the log is not followed so far
+                ids = frozenset(each.envelope_id for each in doomed)
+                for blob_id in {blob for each in ids for blob in self.cases.blobs_of(each)}:
+                    if self.drop_fetch is not None and self.blob_refs.naming(blob_id) <= ids:
+                        self.drop_fetch(blob_id)
+                # Where the key of an epoch cannot be kept now it is tried again the next time.
+                with suppress(PeerError, NotFoundError):
+                    self.erase(
+                        doomed, reason=Reason(row["retracted"]), by=BY_RETRACTION, who=RETRACTION
+                    )
+        finally:
+            self._obeying = False
 
     def _follow_entry(
         self,
@@ -388,7 +483,8 @@ class Core:
         faults: dict[bytes, Fault],
     ) -> int:
         # Heavy (pydantic), and needed only where incidents are opened.
-        from protocol.incident import from_record, split_attachments  # noqa: PLC0415
+        from protocol.incident import Record, split_attachments  # noqa: PLC0415
+        from protocol.records import parse_record  # noqa: PLC0415
 
         if row["id"] is None:
             raise LogCorruptionError(f"the envelope of log entry {row['idx']} is missing")
@@ -396,7 +492,7 @@ class Core:
             return 0
         try:
             body = decode(self._open(envelope.parse(row["wire"])), max_bytes=limits.MAX_BODY)
-            from_record(body)
+            record = parse_record(body)
             if not isinstance(body, dict):
                 raise DecodeError("the record is not a map")
             body, attached = split_attachments(body)
@@ -408,14 +504,18 @@ class Core:
             return 0
         if row["late"] is not None:
             cases.release(row["id"])
-        cases.store_record(
-            envelope_id=row["id"],
-            log_index=row["idx"],
-            author=row["author"],
-            own=row["author"] == self.node_id,
-            record=body,
-            at=row["arrived"],
-        )
+        if isinstance(record, Record):
+            cases.store_record(
+                envelope_id=row["id"],
+                log_index=row["idx"],
+                author=row["author"],
+                own=row["author"] == self.node_id,
+                record=body,
+                at=row["arrived"],
+            )
+            self.holdings.settle(cases, record.incident_id, row["author"])
+        else:
+            self.holdings.keep(cases, row, record, body)
         if attached:
             cases.add_attachments(attached, envelope_id=row["id"], at=row["arrived"])
             named[row["id"]] = [each.ref.id for each in attached]
@@ -439,6 +539,7 @@ class Core:
             envelope_id=envelope_id, log_index=row["log_index"], author=row["author"],
             own=row["author"] == self.node_id, arrived=row["arrived"], act=erased.act,
         )  # fmt: skip
+        self.holdings.settle(cases, erased.act.incident_id, row["author"])
 
     def erase(self, doomed: Sequence[Doomed], *, reason: Reason, by: str, who: str) -> bool:
         """Erase these envelopes for good; False if a full disk kept bytes in the write-ahead log.
@@ -526,6 +627,11 @@ class Core:
         """Return header and audience of a stored envelope that opens an epoch."""
         return self.intake.opener(envelope_id)
 
+    @cached_property
+    def holdings(self) -> Holdings:
+        """The records about incidents."""
+        return Holdings(self, store=self.store, streams=self.streams)
+
     # --- transactions ------------------------------------------------------------------------
     @contextmanager
     def logged(self, *, seal: bool = True) -> Iterator[None]:
@@ -569,6 +675,9 @@ class Core:
             LogCorruptionError: the signatures that others may have seen are missing.
             BusyError: the node has just started, and asks witnesses whether its log is whole.
         """
+        if self.restored.waits and self.log.signed_size != self.log.size:
+            message, fix = self.restored.words()
+            raise BusyError(message, fix=fix)
         if self.signing_waits and self.log.signed_size != self.log.size:
             raise BusyError(
                 "the node has just started and asks its peers whether its log is whole; "
@@ -603,7 +712,9 @@ class Core:
         self.settle_fence()
 
     def heartbeat(self) -> int:
-        """Let the log grow by an entry that says nothing, sign it, and offer its head to witnesses.
+        """Let the log grow by an entry, sign it, and offer its head to witnesses.
+
+        The entry says nothing but which heads were cosigned by enough witnesses since the last one.
 
         Returns:
             The size of the head.
@@ -612,7 +723,8 @@ class Core:
             BusyError: the disk is full, or nothing may be signed yet.
         """
         with self.logged():
-            self.log.append([Act(EntryKind.HEARTBEAT, self._random(32))])
+            said = notes_to_make(self.store)
+            self.log.append([Act(EntryKind.HEARTBEAT, self._random(32), said)])
         self.seal()
         return self.cosigning.offer()
 
@@ -644,6 +756,7 @@ class Core:
             LockedError: the node is locked; the card with the new name has to be signed.
         """
         vault, now = self.keys_open(), self.clock.now()
+        self.restored.check_reopen(shown=self.store.meta(AHEAD) is not None)
         old = self.card.log.name
         known = self._furthest()
         name = next_log_name(old)
@@ -659,10 +772,12 @@ class Core:
                 self.store.run("DELETE FROM meta WHERE key = ?", AHEAD)
                 self.log.append([Act(EntryKind.LOG_OPENED, opened_digest(name, local), local)])
                 self._keep_statement(statement)
+                self.restored.settled(f"a new log was begun: {name}")
         except BaseException:
             self.log.forget()
             self.log.rename(old)
             raise
+        self.restored.reload()
         self.statements.own = KeyHistory(self.trust.own.extend(statement))
         self.trust = replace(self.trust, own=self.statements.own.chain)
         self.signing_waits = False
@@ -697,11 +812,12 @@ class Core:
         if shown.size > size or self.log.root(shown.size) != shown.root:
             with self.store.transaction():
                 self.store.set_meta(AHEAD, note)
-            raise LogBehindError(
+            message, fix = self.restored.behind(shown.size) or (
                 f"a peer holds a head of this log with {shown.size} entries that this node signed; "
                 f"here are {size} that do not fit it: this home is an old copy",
-                fix="put back the newest node.db and fence, or begin a new log: picket log reopen",
+                "put back the newest node.db and fence, or begin a new log: picket log reopen",
             )
+            raise LogBehindError(message, fix=fix)
         return True
 
     def note_head(self, node_id: bytes, note: bytes) -> None:
@@ -778,6 +894,7 @@ class Core:
             PeerError: a recipient's card or key cannot be used; nothing was released.
         """
         self.keys_open()
+        self.restored.check_release()
         with self.logged():
             if self.store.row("SELECT 1 FROM releases WHERE token = ?", token):
                 raise ConflictError(
@@ -836,7 +953,8 @@ class Core:
         )
         row = current
         # Of an epoch whose opener is erased nobody who lacks it could open anything.
-        lasts = row and not _epoch_over(row, now) and not self.erasures.knows(row["opener"])
+        over = shipment.fresh or (row is not None and _epoch_over(row, now))
+        lasts = row and not over and not self.erasures.knows(row["opener"])
         if row and lasts and row["keys"] == _keys_digest(audience):
             try:
                 epoch = self._epoch(row["opener"])
@@ -999,14 +1117,21 @@ class Core:
             self._change_trust(self.trust.pin(chain, name), chain.node_id, "added")
         return self.trust.peer(chain.node_id)
 
-    def approve_peer(self, node_id: bytes, level: Level, verification: Verification) -> Peer:
-        """Give a peer a trust level after a human comparison.
+    def approve_peer(
+        self,
+        node_id: bytes,
+        level: Level,
+        verification: Verification,
+        *,
+        also: Callable[[], None] = lambda: None,
+    ) -> Peer:
+        """Give a peer a trust level after a human comparison; *also* is in the same transaction.
 
         Raises:
             TrustConflictError: it is frozen or revoked.
         """
         after = self.trust.approve(node_id, level, verification)
-        self._change_trust(after, node_id, f"approved: {level}")
+        self._change_trust(after, node_id, f"approved: {level}", also)
         return self.trust.peer(node_id)
 
     def lower_peer(self, node_id: bytes, level: Level, *, by: str) -> Peer:
@@ -1024,12 +1149,19 @@ class Core:
         """Write the peer *node_id* of *after*, log the act, and make *after* the one in use."""
         self._change_trust(after, node_id, what)
 
-    def _change_trust(self, after: TrustStore, node_id: bytes, what: str) -> None:
+    def _change_trust(
+        self,
+        after: TrustStore,
+        node_id: bytes,
+        what: str,
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
         """Write the peer *node_id* of *after*, log the act, and make *after* the one in use."""
         peer = after.peer(node_id)
         check = peer.verification
         now = self.clock.now()
         with self.logged():
+            also()
             added = self.store.scalar("SELECT added_at FROM peers WHERE node_id = ?", node_id)
             contact = self.store.scalar("SELECT last_contact FROM peers WHERE node_id = ?", node_id)
             self.store.insert(

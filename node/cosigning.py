@@ -6,7 +6,8 @@
 - The policy says whose cosignatures make a head *cosigned*: the file ``witness-policy`` of the
   home, in the form of C2SP tlog-policy, or else a majority of the peers that are trusted.
 - Kept are the newest cosigned head, and each one that was the first to cover something besides
-  heartbeats: its time is what an entry can be proven not to be younger than.
+  heartbeats: its time is what an entry can be proven not to be younger than. So are those that an
+  envelope names: it is not older than they are.
 - A new log (``Core.reopen_log``) goes on on top of what is left, so heads of an old name that are
   over no more than that stay heads of the present tree, and are kept for entries of before.
 - A lost quorum stops nothing; it is shown.
@@ -23,11 +24,12 @@ from typing import Any, Final, Protocol
 from keys.trust import Level, Peer, TrustStore
 from node.clock import Clock
 from node.log import Log
+from node.policy_file import read_policy
 from node.store import Store
 from protocol.checkpoint import parse_body
 from protocol.cosignatures import add_signatures, quorum_time, verify_cosignature
 from protocol.entry import EntryKind
-from protocol.errors import ConfigError, ConflictError, PolicyError, SignatureError
+from protocol.errors import ConflictError, PolicyError, SignatureError
 from protocol.note import (
     COSIGNATURE_ED25519,
     COSIGNATURE_MLDSA44,
@@ -35,11 +37,12 @@ from protocol.note import (
     Note,
     NoteSignature,
     VerifierKey,
+    find,
     format_vkey,
     key_id,
     parse_note,
 )
-from protocol.policy import Policy, make_policy, parse_policy
+from protocol.policy import Policy, make_policy
 from protocol.statement import Card, NamedKeys
 from protocol.witness import AddCheckpoint, format_add_checkpoint, parse_signatures
 
@@ -48,6 +51,8 @@ MAX_WITNESSES: Final = 15
 _TIMES_KEPT_S: Final = 400 * 86_400
 _AHEAD_S: Final = 300
 """How far the clock of a witness may be ahead of ours."""
+_BEHIND_S: Final = 300
+"""How far it may be behind: how long before the log signed a head it may say that it saw it."""
 
 
 class Owner(Protocol):
@@ -93,7 +98,7 @@ class Cosigning:
             ConfigError: there is a policy file and it is wrong.
         """
         self._owner, self._store, self._log, self._clock = owner, store, log, clock
-        self._given = _read_policy(policy_file, origin=log.origin)
+        self._given = read_policy(policy_file, log=owner.card.log)
         self._made: tuple[TrustStore, Policy] | None = None
         self._offered: dict[int, bytes] = {}  # heads that were shown to peers, by size
 
@@ -243,12 +248,20 @@ class Cosigning:
             self._log.origin, before,
         )  # fmt: skip
 
-    def is_ahead(self, body: bytes) -> bool:
-        """Whether an answer has a time in the future: one of two clocks is wrong, not the peer."""
-        latest = self._clock.now() // 1000 + _AHEAD_S
-        return any(
-            int.from_bytes(line.signature[:8], "big") > latest for line in parse_signatures(body)
+    def is_off(self, size: int, body: bytes) -> bool:
+        """Whether an answer has a time that cannot be: one of two clocks is wrong, not the peer."""
+        note = self._offered.get(size)
+        return note is not None and any(
+            not self._can_be(int.from_bytes(line.signature[:8], "big"), note)
+            for line in parse_signatures(body)
         )
+
+    def _can_be(self, time_s: int, note: bytes) -> bool:
+        """Whether a head can have been cosigned at a time: not in the future, nor before it was."""
+        log = self._owner.card.log
+        own = find(parse_note(note), log.name, key_id(log.name, COSIGNATURE_MLDSA44, log.mldsa44))
+        signed = 0 if own is None else int.from_bytes(own.signature[:8], "big")
+        return max(1, signed - _BEHIND_S) <= time_s <= self._clock.now() // 1000 + _AHEAD_S
 
     def _verified(
         self, note: bytes, lines: Iterable[NoteSignature], keys: Sequence[VerifierKey]
@@ -262,8 +275,11 @@ class Cosigning:
             if key is None:
                 continue
             at = verify_cosignature(Note(parsed.text, (line,)), checkpoint, key)
-            if not 0 < at <= self._clock.now() // 1000 + _AHEAD_S:
-                raise SignatureError("the witness's answer has no time, or one in the future")
+            if not self._can_be(at, note):
+                raise SignatureError(
+                    "the witness's answer has a time in the future, or one before there was this "
+                    "head, or none"
+                )
             found.append((line, at))
         return found
 
@@ -312,7 +328,9 @@ class Cosigning:
             self._log.origin, newest,
         ):  # fmt: skip
             size = row["size"]
-            useful = row["quorum_at"] is not None and (size == newest or self._news(before, size))
+            useful = row["quorum_at"] is not None and (
+                size == newest or self.news(before, size) or self._named(size)
+            )
             if useful:
                 before = size
             else:
@@ -322,7 +340,7 @@ class Cosigning:
         # What each witness cosigned last is remembered, cosigned by a quorum or not.
         self._forget_lines(newest)
 
-    def _news(self, low: int, high: int) -> bool:
+    def news(self, low: int, high: int) -> bool:
         """Whether entries *low* to *high* are more than heartbeats."""
         return bool(
             self._store.scalar(
@@ -330,6 +348,13 @@ class Cosigning:
                 low, high, int(EntryKind.HEARTBEAT),
             )
         )  # fmt: skip
+
+    def _named(self, size: int) -> bool:
+        """Whether an envelope that came names our head of that size as known to its author."""
+        found = self._store.scalar(
+            "SELECT 1 FROM anchors WHERE origin = ? AND size = ?", self._log.origin, size
+        )
+        return found is not None
 
     def was_cosigned(self) -> bool:
         """Whether anybody ever cosigned this log, and so could know more of it than we do."""
@@ -439,23 +464,3 @@ def log_vkeys(keys: NamedKeys) -> tuple[str, str]:
 
 def _vkey(name: str, kind: int, public_key: bytes) -> VerifierKey:
     return VerifierKey(name, key_id(name, kind, public_key), kind, public_key)
-
-
-def _read_policy(path: Path, *, origin: str) -> Policy | None:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read: {error.strerror}", fix="check its permissions"
-        ) from None
-    try:
-        policy = parse_policy(data)
-    except PolicyError as error:
-        raise ConfigError(f"{path}: {error.message}", fix=error.fix or "correct it") from None
-    if origin not in {line.key.name for line in policy.logs}:
-        raise ConfigError(
-            f"{path} has no line for the log of this node", fix="add: log <vkey of this log>"
-        )
-    return policy

@@ -21,11 +21,13 @@ from node.attachments import Progress
 from node.blobs import BlobStore, Writer
 from node.clock import Clock, rfc3339
 from node.core import Core
+from node.locking import Lease
 from protocol.access import ATTACHMENT
 from protocol.blob import Blob, BlobRef
 from protocol.errors import (
     ConflictError,
     DigestError,
+    LockedError,
     NotFoundError,
     OpenError,
     PicketError,
@@ -92,6 +94,7 @@ class Copies:
     judge: _Judge
     wishes: tuple[_Wish, ...]
     unshared: set[bytes]
+    lease: Lease
     made: dict[tuple[Audience, str], BlobRef] = field(default_factory=dict)
     new: list[bytes] = field(default_factory=list)
 
@@ -101,6 +104,7 @@ class Copies:
         Raises:
             BusyError: the quota or the disk has no room; nothing is left of it.
             BlobStoreError: the disk fails.
+            LockedError: the node was locked meanwhile; nothing is left of it.
         """
         try:
             for wish in self.wishes:
@@ -118,6 +122,7 @@ class Copies:
         store = self.judge.store
         with store.writer(source.size) as writer:
             for piece in store.read(source):
+                self.lease.check()
                 writer.write(piece)
             ref = writer.finish(sha256=source.sha256)
         self.new.append(ref.id)
@@ -141,6 +146,7 @@ class Upload:
     sha256: bytes
     known: tuple[BlobRef, ...]
     keep: Callable[[BlobRef | None], Row]
+    lease: Lease
 
     def open(self, size: int) -> Writer | None:
         """Return what takes its *size* bytes; None if the file is here already."""
@@ -154,6 +160,7 @@ class Download:
     judge: _Judge
     sha256: bytes
     refs: tuple[BlobRef, ...]
+    lease: Lease
 
     def open(self) -> BlobRef:
         """Return the blob that is the file; the first time all of it is opened and hashed.
@@ -173,8 +180,10 @@ class Download:
         raise NotFoundError("the attachment is not here", fix="fetch it first")
 
     def read(self, ref: BlobRef, start: int, stop: int) -> Iterator[bytes]:
-        """Return the bytes *start* to *stop* piece by piece."""
-        return self.judge.store.read(ref, start, stop)
+        """Return the bytes *start* to *stop* piece by piece, until the node is locked."""
+        for piece in self.judge.store.read(ref, start, stop):
+            self.lease.check()
+            yield piece
 
 
 class Enclosures:
@@ -270,12 +279,19 @@ class Enclosures:
         if not _DIGEST.fullmatch(text):
             raise RequestError("the SHA-256 is not 64 lower-case hex digits", fix="compute it")
         sha256 = bytes.fromhex(text)
-        return Upload(self.judge, sha256, self._refs(sha256), self._keep(sha256))
+        lease = self._core.locking.lease()
+        return Upload(self.judge, sha256, self._refs(sha256), self._keep(sha256, lease), lease)
 
-    def _keep(self, sha256: bytes) -> Callable[[BlobRef | None], Row]:
+    def _keep(self, sha256: bytes, lease: Lease) -> Callable[[BlobRef | None], Row]:
         def keep(ref: BlobRef | None) -> Row:
             from protocol.incident import Enclosed  # noqa: PLC0415  heavy (pydantic)
 
+            try:
+                lease.check()
+            except LockedError:
+                if ref is not None:
+                    self.judge.store.delete(ref.id)  # its key is nowhere else
+                raise
             _, cases = self._core.opened()
             if ref is not None:
                 with cases.transaction():
@@ -302,7 +318,7 @@ class Enclosures:
         named = [row["envelope_id"] for row in rows if row["envelope_id"]]
         if named and any(self.judge.store.holds(ref.id) for ref in refs):
             self._core.access.record_reading(ATTACHMENT, named, who, sha256.hex()[:16])
-        return Download(self.judge, sha256, refs)
+        return Download(self.judge, sha256, refs, self._core.locking.lease())
 
     # --- fetching and dropping ---------------------------------------------------------------
     def fetch(self, text: str) -> tuple[Callable[[], list[Blob]], Callable[[list[Blob]], Row]]:
@@ -371,7 +387,8 @@ class Enclosures:
             sources = self._sources(each)
             unshared |= {ref.id for ref in sources if not self._core.blob_refs.known(ref.id)}
             wishes += [_Wish(audience, each.sha256, sources) for audience in audiences]
-        return Copies(self.judge, tuple(wishes), unshared)
+        lease = self._core.locking.lease()
+        return Copies(self.judge, tuple(wishes), unshared, lease)
 
     def _sources(self, named: Attachment) -> tuple[BlobRef, ...]:
         refs = self._refs(bytes.fromhex(named.sha256))

@@ -28,15 +28,19 @@ from keys.trust import Peer
 from node import journal, metrics
 from node.clock import Clock
 from node.core import Core
+from node.door import Porter
 from node.gossip import Gossip
+from node.knocking import Knocker
 from node.line import Line
 from node.outside import OutsideWitnesses
 from node.tiles import LogFiles, Resource
-from node.transport import Link, Listener, dial
+from node.tls_rotation import held_by
+from node.transport import Link, Listener, OtherCertificateError, dial
 from node.witnessing import BEAT_MS
 from protocol import limits
 from protocol.errors import (
     BusyError,
+    HandshakeError,
     LinkError,
     OversizeError,
     PicketError,
@@ -89,6 +93,7 @@ class Engine:
         dials: bool,
         quota: Quota | None = None,
         beat_ms: int = BEAT_MS,
+        show_card: bool = True,
     ) -> None:
         """Prepare; nothing runs before ``run``."""
         self.core = core
@@ -104,6 +109,10 @@ class Engine:
         self._checkers = ThreadPoolExecutor(_THREADS, thread_name_prefix="check")
         core.intake.verify_all = self._verify_all
         self._outside = OutsideWitnesses(core, desk=self.desk, counts=self.gossip.metrics)
+        self._porter = Porter(core, clock=clock, desk=self.desk, show_card=show_card)
+        self.knocker = Knocker(core, clock=clock)
+        self.upkeep: Callable[[], object] = lambda: None
+        """What else is to be done now and then, on the thread of the databases."""
         self._connections: dict[Line, Connection] = {}
         self._dialers: dict[bytes, asyncio.Task[None]] = {}
         self._dropped: dict[bytes, asyncio.Event] = {}
@@ -115,6 +124,8 @@ class Engine:
         self._worked_at = 0.0
         self._fatal: asyncio.Future[None] | None = None
         self._trust = core.trust
+        self._tls_changes = -1
+        self._other_pems: tuple[Path, ...] = ()
         self._stopping = False
         self.listener: Listener | None = None
 
@@ -171,6 +182,7 @@ class Engine:
             anchors=self._anchors(),
             on_link=self._accepted,
             on_read=self.read_log,
+            door=self._porter.door(),
             counts=self.gossip.metrics,
         )
         bound = await self.listener.start(host, port) if host is not None else 0
@@ -216,6 +228,7 @@ class Engine:
         await asyncio.gather(*self._dialers.values(), return_exceptions=True)
         if self.listener is not None:
             await self.listener.stop()
+        await self._porter.stop()
         if self._fatal is not None:
             self._fatal.cancel()
         self._checkers.shutdown(wait=True)
@@ -237,17 +250,23 @@ class Engine:
 
     def poke(self) -> None:
         """Say that something may have changed: outbox, trust, lock."""
-        if self.core.trust is not self._trust:
+        if self._is_behind:
             self._trust = self.core.trust
             self._reconcile()
         self._work.set()
 
+    @property
+    def _is_behind(self) -> bool:
+        """Whether links have to be fitted to trust or certificates that changed."""
+        return self.core.trust is not self._trust or self.core.tls_changes != self._tls_changes
+
     def _anchors(self) -> tuple[bytes, ...]:
-        return tuple(der for peer in self.core.trust.linkable() for der in peer.card.tls)
+        return tuple(der for peer in self.core.trust.linkable() for der in peer.certificates)
 
     def _reconcile(self) -> None:
         """Fit anchors, dialling tasks and live links to the trust store."""
         if self.listener is not None:
+            self._show_certificates(self.listener)
             self.listener.set_anchors(self._anchors())
         wanted = {p.node_id: p for p in self.core.trust.linkable() if self._dials}
         for node_id in set(self._dialers) - set(wanted):
@@ -259,6 +278,22 @@ class Engine:
                 connection.code = UntrustedKeyError.code
                 task = asyncio.create_task(self._end(line, UntrustedKeyError.code))
                 task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    def _show_certificates(self, listener: Listener) -> None:
+        """Let links be begun with the certificates that this node has now."""
+        changes = self.core.tls_changes
+        if changes == self._tls_changes:
+            return
+        try:
+            held = held_by(self.core.home)
+            others = {der: held.files[der] for der in held.others}
+            listener.set_certificates(others)
+        except PicketError as error:
+            # The links that are open go on; it is tried again with the next change.
+            _log.error("certificate-unusable", code=error.code)
+        else:
+            self._other_pems = tuple(others.values())
+        self._tls_changes = changes
 
     async def _end(self, line: Line, code: str) -> None:
         await self.desk(lambda: self.gossip.end(line, code))
@@ -321,14 +356,37 @@ class Engine:
             await event.wait()
 
     async def _dial_once(self, peer: Peer) -> bool:
+        self.knocker.begin(peer.node_id)
         for endpoint in peer.card.endpoints:
             try:
-                link = await dial(endpoint, identity_pem=self._pem, expected=peer.card.tls)
+                link = await self._dial(endpoint, peer)
             except LinkError as error:
-                self._note_trouble(peer, error)
+                self._note_trouble(peer, await self.knocker.explain(peer, endpoint, error))
                 continue
+            self.knocker.linked(peer.node_id)
             return await self._serve(link, peer, dialer=True)
         return False
+
+    async def _dial(self, endpoint: str, peer: Peer) -> Link:
+        """Dial, also with what a peer may know that has missed a change of certificates here.
+
+        Raises:
+            LinkError: no link came about.
+        """
+        pems, ask = [self._pem, *self._other_pems], None
+        while True:
+            try:
+                return await dial(
+                    endpoint, identity_pem=pems[0], expected=peer.certificates, ask=ask
+                )
+            except OtherCertificateError:
+                if ask is not None:
+                    raise
+                ask = peer.card.tls[-1]  # it may have changed its own
+            except HandshakeError:
+                if len(pems) == 1:
+                    raise
+                pems.pop(0)
 
     def _note_trouble(self, peer: Peer, error: PicketError) -> None:
         if self.trouble.get(peer.node_id) != error.diagnostics():
@@ -338,7 +396,11 @@ class Engine:
     # --- one link ----------------------------------------------------------------------------
     async def _serve(self, link: Link, peer: Peer, *, dialer: bool) -> bool:
         """Run one link to its end; True if it ever opened."""
-        line = await self.desk(lambda: self.gossip.join(peer, link.peer_certificate, dialer=dialer))
+        line = await self.desk(
+            lambda: self.gossip.join(
+                peer, link.peer_certificate, shown=link.own_certificate or None, dialer=dialer
+            )
+        )
         connection = self._connections[line] = Connection(link, line)
         connection.writer = asyncio.create_task(self._write(connection))
         try:
@@ -418,7 +480,7 @@ class Engine:
                 connection.pending -= len(message)
                 connection.handled.set()
             self._wake()
-            if self.core.trust is not self._trust:
+            if self._is_behind:
                 self.poke()
             if answering is not None:
                 answering.cancel()
@@ -474,6 +536,7 @@ class Engine:
             await asyncio.sleep(_TICK_S)
             beats = self.gossip.witnessing.beats
             await self.desk(self.gossip.tick)
+            await self.desk(self.upkeep)
             if self.gossip.witnessing.beats != beats:
                 self._outside.ask(self.gossip.witnessing.offered)
             if self.core.behind is not None:

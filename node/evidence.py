@@ -18,13 +18,18 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id
+from node.approvals import Permit
 from node.clock import Clock
 from node.core import Core
 from node.evidence_report import Facts, format_report
+from node.outgoing import Outgoing
 from node.stamps import read_stamp
+from node.verify_heads import HeadChecker
+from node.words import counted
 from protocol import evidence_zip as zips
 from protocol import limits, merkle
 from protocol.access import EXPORT_EVIDENCE, PROOF
+from protocol.approval import Kind
 from protocol.checkpoint import Checkpoint, parse_body
 from protocol.cosignatures import check_policy
 from protocol.envelope import Anchor, Envelope, VerifiedEnvelope, content_key, open_body
@@ -51,6 +56,7 @@ from protocol.evidence_files import (
     sign_manifest,
 )
 from protocol.frames import Receipts, encode_frame
+from protocol.handling_text import Reader
 from protocol.note import COSIGNATURE_MLDSA44, ED25519, VerifierKey, key_id, parse_note
 from protocol.policy import Policy, format_policy, make_policy
 from protocol.receipt import verify_receipts
@@ -72,6 +78,8 @@ class Export:
     content: bool = False
     stamp: bytes | None = None
     stamped: bytes | None = None
+    permit: Permit | None = None
+    """That enough operators have approved it; ``plan`` asks for it."""
 
 
 class Evidence:
@@ -84,8 +92,10 @@ class Evidence:
         clock: Clock,
         network: str,
         envelopes_of: Callable[[str], Sequence[bytes]],
+        outgoing: Outgoing,
     ) -> None:
         """Serve *core*; *envelopes_of* finds the envelope ids of an incident."""
+        self._outgoing = outgoing
         self._core, self._clock, self._network = core, clock, network
         self._envelopes_of = envelopes_of
 
@@ -102,11 +112,14 @@ class Evidence:
         if number is None and len(ids) > 1:
             raise RequestError(
                 f"the incident has {len(ids)} envelopes",
-                fix=f"choose one: envelope 0 to {len(ids) - 1}, as the incident lists them",
+                fix=f"choose one with --envelope, 0 to {len(ids) - 1}: picket incidents show "
+                "lists them",
             )
         number = number or 0
         if not 0 <= number < len(ids):
-            raise NotFoundError(f"the incident has {len(ids)} envelopes", fix="count from 0")
+            raise NotFoundError(
+                f"the incident has {counted(len(ids), 'envelope')}", fix="count from 0"
+            )
         return ids[number]
 
     def of_envelope(self, text: str) -> bytes:
@@ -138,6 +151,7 @@ class Evidence:
         size, note = best_checkpoint(self._core, index)
         return {
             "envelope_id": envelope_id.hex(), "index": index, "size": size,
+            "confirmed": self._core.cosigning.cosigned(index) is not None,
             "entry": self._core.log.entry(index).hex(),
             "tlog_proof": self._tlog_proof(index, size, note).decode(),
         }  # fmt: skip
@@ -161,15 +175,18 @@ class Evidence:
         Raises:
             RequestError: a text or time stamp is not as it must be.
             NotFoundError: the envelope, or its bytes, are not held.
-            ConflictError: the card that signed it is not held whole.
+            ConflictError: the card that signed it is not held whole, or content is wanted and the
+                handling does not allow it.
             LockedError: content is wanted, and the node is locked.
             PeerError: content is wanted, and it is not for this node.
+            ApprovalNeededError: other operators have to approve it.
         """
         self._row(export.envelope_id)
         held = self._held(export.envelope_id)
         self._signing_card(held)
         if export.content:
             open_body(VerifiedEnvelope(held), self._content_key(held))
+            self._outgoing.check_envelope(export.envelope_id, Reader.COURT)
         if export.stamped is not None and export.stamp is None:
             raise RequestError("there is a proof but no time stamp", fix="give both, or neither")
         if export.stamp is not None:
@@ -177,10 +194,21 @@ class Evidence:
                 raise RequestError(f"the time stamp is longer than {limits.MAX_TIMESTAMP} bytes")
             read_stamp(export.stamp)
             export = replace(export, stamped=self._stamped(export))
-        return replace(
+        export = replace(
             export,
             by=_line(export.by, "by", limits.MAX_NAME),
             reason=_line(export.reason, "reason", limits.MAX_REASON),
+        )
+        return replace(export, permit=self._permit(export))
+
+    def _permit(self, export: Export) -> Permit:
+        cases = self._core.cases  # of a locked node nobody can say which incident it is
+        ids = [export.envelope_id]
+        return self._core.approvals.require(
+            Kind.EXPORT_EVIDENCE,
+            (export.envelope_id, int(export.content), export.by, export.reason),
+            who=export.who,
+            about="" if cases is None else cases.refs_of(ids).get(export.envelope_id, ""),
         )
 
     def log(self, export: Export) -> int:
@@ -190,7 +218,10 @@ class Evidence:
             BusyError: the disk is full; nothing may be handed out.
         """
         note = export_note(content=export.content, by=export.by, reason=export.reason)
-        return self._core.access.record(EXPORT_EVIDENCE, [export.envelope_id], export.who, note)
+        permit = export.permit or self._permit(export)
+        with self._core.logged():
+            permit.use()
+            return self._core.access.record(EXPORT_EVIDENCE, [export.envelope_id], export.who, note)
 
     def bundle(self, export: Export, index: int) -> bytes:
         """Return the bundle of the *export* that is logged as entry *index*.
@@ -248,6 +279,8 @@ class Evidence:
         if logged is None:
             raise LogCorruptionError(f"entry {index} of the log is missing")
         size, note = best_checkpoint(core, index)
+        # Else what somebody took from it would make the policy in the bundle a weaker one.
+        HeadChecker(core, core.log.stored_roots()).verify(size)
         policy = policy_for(core, note)
         return {
             zips.ENVELOPE: held.wire,
@@ -294,7 +327,8 @@ class Evidence:
         held = self._core.held(envelope_id)
         if held is None and self._core.erasures.knows(envelope_id):
             raise NotFoundError(
-                "the message was erased here", fix="its proof can still be had: picket log prove"
+                "the message was erased here",
+                fix=f"its proof can still be had: picket log prove {envelope_id.hex()}",
             )
         if held is None:
             raise NotFoundError(
@@ -414,6 +448,13 @@ class Evidence:
             ) from None
         return data
 
+    def _marks(self, export: Export) -> tuple[str, ...]:
+        if not export.content:
+            return ()  # without content nothing of the incident is in it
+        return self._outgoing.marks(
+            export.envelope_id, by=self._outgoing.person(export.by, export.who)
+        )
+
     def _facts(self, export: Export, checks: tuple[Check, ...], *, made: int, index: int) -> Facts:
         held = self._held(export.envelope_id)
         return Facts(
@@ -429,6 +470,7 @@ class Evidence:
             by=export.by,
             reason=export.reason,
             content=export.content,
+            handling=self._marks(export),
             checks=checks,
         )
 
@@ -469,7 +511,11 @@ def policy_for(core: Core, note: bytes) -> Policy:
 def anchor_note(core: Core, anchor: Anchor) -> bytes | None:
     """Return the signed head that *anchor* names, if it is held."""
     wanted = Checkpoint(anchor.origin, anchor.size, anchor.root)
-    notes = [
+    owner, notes = core.log_owner(anchor.origin), []
+    if owner == core.node_id:
+        cosigned = core.cosigning.cosigned(anchor.size - 1)
+        notes += [] if cosigned is None else [cosigned[1]]
+    notes += [
         row["note"]
         for row in core.store.rows(
             "SELECT note FROM anchors WHERE origin = ?1 AND size = ?2 UNION ALL "
@@ -477,10 +523,7 @@ def anchor_note(core: Core, anchor: Anchor) -> bytes | None:
             anchor.origin, anchor.size,
         )
     ]  # fmt: skip
-    owner = core.log_owner(anchor.origin)
     if owner == core.node_id:
-        cosigned = core.cosigning.cosigned(anchor.size - 1)
-        notes += [] if cosigned is None else [cosigned[1]]
         row = core.store.row("SELECT note FROM checkpoints WHERE size = ?", anchor.size)
         notes += [] if row is None else [row["note"]]
     elif owner is not None:

@@ -54,6 +54,7 @@ class Facts:
     by: str
     reason: str
     content: bool
+    handling: tuple[str, ...]
     checks: tuple[Check, ...]
 
 
@@ -80,6 +81,9 @@ def _lines(facts: Facts) -> Iterator[str]:
     yield from _field("Addressed to", found["audience"].detail)
     content = "included (content.json)" if facts.content else "not disclosed"
     yield from _field("Content", content)
+    if facts.handling:
+        yield from _section("How it may be used")
+        yield from _list(facts.handling)
     yield from _section("When")
     yield from _field("Not before", found["anchor"].detail)
     yield from _field("Author's clock", rfc3339(facts.created))

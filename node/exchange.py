@@ -81,6 +81,8 @@ class Exchange:
     # --- what peers say ----------------------------------------------------------------------
     def heard(self, line: Line, frame: Gossip) -> None:
         """Take what a peer says or asks about streams."""
+        if isinstance(frame, Summary):
+            line.given_at = self._clock.monotonic()
         if not line.open or not self._core.trust.gives_to(line.peer):
             return
         match frame:
@@ -256,7 +258,7 @@ class Exchange:
         peer = self._core.trust.peers.get(stall.peer)
         name = peer.name if peer is not None else "unknown"
         self._metrics.add(metrics.STALLS, name)
-        _log.warning("peer-stalled", peer=name, times=stall.times)
+        _log.warning("peer-stalled", peer=name, count=stall.times)
         if stall.times >= _STALLS_TOLD:
             self.stalled[stall.peer] = stall.times
 

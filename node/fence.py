@@ -22,6 +22,7 @@ _CHECK: Final = 16
 _FIELDS: Final = 3
 _SECTOR: Final = 4_096
 _RECORDS: Final = 2
+_FIX: Final = "put back the newest node.db; signing with this one would make two histories"
 
 
 class Fence:
@@ -97,11 +98,17 @@ class Fence:
                 "newest copy",
                 fix="if you know that this node has done nothing since: picket log accept",
             )
-        if last[0] > size or root_of(last[0]) != last[1]:
+        if last[0] > size:
             raise RollbackError(
                 f"node.db holds {size} log entries, but {last[0]} were already published: "
                 "it was restored from a backup or changed",
-                fix="put back the newest node.db; signing with this one would make two histories",
+                fix=_FIX,
+            )
+        if root_of(last[0]) != last[1]:
+            raise RollbackError(
+                f"the {last[0]} log entries that were already published are not those in node.db: "
+                "it is another copy, or its log was changed",
+                fix=_FIX,
             )
 
 

@@ -25,6 +25,7 @@ from node.clock import Clock
 from node.core import Core
 from node.exchange import Exchange
 from node.intake import Taken, id_of
+from node.key_talk import KeyTalk
 from node.line import Line
 from node.metrics import Metrics
 from node.offering import Offering
@@ -47,6 +48,7 @@ from protocol.errors import (
 )
 from protocol.fork import Fork
 from protocol.frames import Forked, Receipts, Refusal, Runs
+from protocol.key_frames import KeyFrame
 from protocol.log_frames import (
     Consistency,
     Cosign,
@@ -166,6 +168,13 @@ class Gossip:
             perform=lambda line, effects: self._guarded(line, self._perform, effects),
             end=self.end,
         )
+        self.key_talk = KeyTalk(
+            core,
+            clock=clock,
+            links=self.links,
+            perform=lambda line, effects: self._guarded(line, self._perform, effects),
+            counts=self.metrics,
+        )
         self.resealing = ResealingLinks(
             core,
             clock=clock,
@@ -181,13 +190,18 @@ class Gossip:
         )
 
     # --- life of a link ----------------------------------------------------------------------
-    def join(self, peer: Peer, certificate: bytes, *, dialer: bool) -> Line:
-        """Begin a line with *peer*, with which TLS is up under *certificate* (DER)."""
+    def join(
+        self, peer: Peer, certificate: bytes, *, dialer: bool, shown: bytes | None = None
+    ) -> Line:
+        """Begin a line with *peer*, with which TLS is up under *certificate* (DER).
+
+        *shown* is the certificate that this node has shown, by default the one in use.
+        """
         now = self._clock.monotonic()
         own, head = self.core.trust.own, peer.chain.head
         local = Local(
             own.network, own.node_id, own.head.n, own.head.digest,
-            suite.digest("certificate", self.core.card.tls[0]), self.core.keys.link,
+            suite.digest("certificate", shown or self.core.card.tls[0]), self.core.keys.link,
         )  # fmt: skip
         remote = Remote(
             peer.node_id, suite.digest("certificate", certificate), peer.card.link,
@@ -222,6 +236,7 @@ class Gossip:
         code = line.closed or code
         line.closed = code
         self.attachments.lost(line)
+        self.key_talk.lost(line)
         self.metrics.add(metrics.LINKS_CLOSED, code)
         if self.links.get(line.peer) is line:
             del self.links[line.peer]
@@ -285,12 +300,14 @@ class Gossip:
         try:
             self._watch_clock(now)
             self.witnessing.tick(now)
+            self.core.locking.tick()
             self.keys.tick()
             if not self.core.signing_waits:
                 self.core.seal()
                 self.core.settle_fence()
             self.exchange.tick(now)
             self.resealing.tick()
+            self.key_talk.tick()
             self.attachments.tick(now)
             self.core.outbox.ask_carriers(frozenset(self.links))
             if now - self._swept_at >= _SWEEP_MS:
@@ -392,11 +409,16 @@ class Gossip:
                 case _:
                     assert_never(effect)
 
-    def _heard(self, line: Line, frame: Said | BlobFrame | ResealFrame | LogFrame) -> None:
+    def _heard(
+        self, line: Line, frame: Said | BlobFrame | ResealFrame | KeyFrame | LogFrame
+    ) -> None:
         if isinstance(frame, WantBlob | BlobChunk | NoBlob):
             self.attachments.heard(line, frame)
             return
         self._settle_gathered()
+        if isinstance(frame, KeyFrame):
+            self.key_talk.heard(line, frame)
+            return
         if isinstance(frame, WantHead | WantConsistency | WantLog | LogPart | Head):
             self.witnessing.heard(line, frame)
             return
@@ -425,6 +447,7 @@ class Gossip:
         except BusyError as error:
             self._note_busy(error)
         self.keys.opened(line)
+        self.key_talk.opened(line)
         self.witnessing.opened(line)
         self.exchange.opened(line)
         self.attachments.opened(line)

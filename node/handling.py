@@ -16,13 +16,17 @@ from node.core import Core
 from node.delivery import parse_envelope_id
 from node.enclosures import Fetching
 from node.erasure import Doomed
+from node.outgoing import Outgoing
+from node.words import counted
 from protocol import envelope, limits
 from protocol.access import DISCLOSE
+from protocol.approval import Kind
 from protocol.canonical import decode
 from protocol.disclosure import DisclosureReport, armor_disclosure, make_disclosure
 from protocol.envelope import VerifiedEnvelope
 from protocol.erasure import Reason
 from protocol.errors import ConflictError, LogCorruptionError, NotFoundError, RequestError
+from protocol.handling_text import Reader
 from protocol.statement import Chain
 
 ERASE: Final = "erase"
@@ -41,9 +45,11 @@ class Handling:
         fetching: Fetching,
         name: Callable[[bytes], str],
         find: Callable[[str], dict[str, Any]],
+        outgoing: Outgoing,
     ) -> None:
-        """Serve *core*; *name* says how to call a node id."""
+        """Serve *core*; *name* says how to call a node id, *outgoing* what may be handed on."""
         self._core, self._clock, self._fetching = core, clock, fetching
+        self._outgoing = outgoing
         self._name, self._find = name, find
 
     def _records(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -108,8 +114,9 @@ class Handling:
 
     # --- disclosing --------------------------------------------------------------------------
     def disclose(
-        self, what: str, *, number: int | None, to: str, by: str, reason: str, who: str
-    ) -> Row:
+        self, what: str, *, number: int | None, to: str, by: str, reason: str, who: str,
+        reader: Reader = Reader.COURT,
+    ) -> Row:  # fmt: skip
         """Return one message with the key of its body, for an auditor; log it first.
 
         Args:
@@ -119,19 +126,22 @@ class Handling:
             by: the officer who decides it.
             reason: why, or nothing.
             who: on which way it was asked for, see ``node.access``.
+            reader: whether that is the originator itself, another authority, or a court.
 
         Raises:
             NotFoundError: there is no such message here, or it was erased.
+            ConflictError: its handling does not allow it.
             RequestError: a text is missing or too long, or it is open which message is meant.
+            ApprovalNeededError: other operators have to approve it.
             BusyError: the disk is full; nothing was handed out.
             PeerError: it does not open.
         """
         to, by = _line(to, "to"), _line(by, "by")
-        note = f"to {to}, by {by}"
-        if reason:
-            note += f": {_line(reason, 'reason', limits.MAX_REASON)}"
+        reason = _line(reason, "reason", limits.MAX_REASON) if reason else ""
+        note = f"to {to}, by {by}" + (f": {reason}" if reason else "")
         envelope_id = parse_envelope_id(what) or self._one_of(what, number)
         held, body = self._held(envelope_id)
+        self._outgoing.check_envelope(envelope_id, reader)
         opener = held.header.opener or envelope_id
         key = envelope.content_key(VerifiedEnvelope(held), self._core.epoch(opener))
         known = self._core.opener(opener)
@@ -141,10 +151,18 @@ class Handling:
             VerifiedEnvelope(held), content_key=key, chain=self._chain(held.header.author),
             audience=known[1],
         )  # fmt: skip
-        index = self._core.access.record(DISCLOSE, [envelope_id], who, note)
+        _, cases = self._core.opened()
+        permit = self._core.approvals.require(
+            Kind.DISCLOSE, (envelope_id, to, by, reason), who=who,
+            about=cases.refs_of([envelope_id]).get(envelope_id, ""),
+        )  # fmt: skip
+        with self._core.logged():
+            permit.use()
+            index = self._core.access.record(DISCLOSE, [envelope_id], who, note)
         return {
             "envelope_id": envelope_id.hex(), "disclosure": armor_disclosure(made),
             "log_index": index, "attachments": _attachments(body),
+            "handling_text": list(self._outgoing.marks(envelope_id, by=by)),
         }  # fmt: skip
 
     def _one_of(self, key: str, number: int | None) -> bytes:
@@ -152,11 +170,14 @@ class Handling:
         if number is None and len(records) > 1:
             raise RequestError(
                 f"the incident has {len(records)} messages",
-                fix=f"choose one: 0 to {len(records) - 1}, as the incident lists them",
+                fix=f"choose one with --envelope, 0 to {len(records) - 1}: picket incidents show "
+                "lists them",
             )
         number = number or 0
         if not 0 <= number < len(records):
-            raise NotFoundError(f"the incident has {len(records)} messages", fix="count from 0")
+            raise NotFoundError(
+                f"the incident has {counted(len(records), 'message')}", fix="count from 0"
+            )
         envelope_id: bytes = records[number]["envelope_id"]
         return envelope_id
 
@@ -164,7 +185,10 @@ class Handling:
         held = self._core.held(envelope_id)
         if held is None:
             if self._core.erasures.knows(envelope_id):
-                raise NotFoundError("the message was erased", fix="its proof can still be exported")
+                raise NotFoundError(
+                    "the message was erased here",
+                    fix=f"its proof can still be had: picket log prove {envelope_id.hex()}",
+                )
             raise NotFoundError(
                 "no such message is held", fix="give its 64 hexadecimal digits, or the incident"
             )
@@ -203,14 +227,8 @@ class Handling:
 
     def _doomed(self, key: str) -> tuple[dict[str, Any], list[Doomed]]:
         row = self._not_draft(key)
-        doomed = [
-            Doomed(
-                record["envelope_id"], row["incident_id"], row["ref"], record["revision"],
-                record["layers"],
-            )
-            for record in self._records(row)
-            if not self._core.erasures.knows(record["envelope_id"])
-        ]  # fmt: skip
+        _, cases = self._core.opened()
+        doomed = self._core.holdings.doomed(cases, row["incident_id"], row["author"])
         if not doomed:
             raise ConflictError("this incident is erased already", fix="there is nothing to do")
         return row, doomed

@@ -55,6 +55,11 @@ class Home:
         return self.path / "sealing"
 
     @property
+    def message_key(self) -> Path:
+        """The message key made since, under the storage key."""
+        return self.path / "message"
+
+    @property
     def service_key(self) -> Path:
         """Keys a locked node works with."""
         return self.path / "service.key"
@@ -63,6 +68,11 @@ class Home:
     def tls_pem(self) -> Path:
         """TLS key and certificate."""
         return self.path / "tls.pem"
+
+    @property
+    def tls_others(self) -> Path:
+        """TLS keys and certificates that are not in use yet, or not any more."""
+        return self.path / "tls"
 
     @property
     def fence(self) -> Path:

@@ -205,6 +205,7 @@ class Intake:
         stored: list[bytes] = []
         forks: list[Fork] = []
         keys: set[StreamKey] = set()
+        anchors: set[tuple[str, int]] = set()
         faults = bad_signatures = known = skewed = 0
         for wire, checked in zip(wires, self._checked(wires, view, giver), strict=True):
             try:
@@ -223,6 +224,8 @@ class Intake:
                 index, found = self.store(decision, giver=giver, now=now)
                 stored.append(decision.verified.id)
                 keys.add(key_of(decision.verified.envelope))
+                if (anchor := decision.verified.header.anchor) is not None:
+                    anchors.add((anchor.origin, anchor.size))
                 forks += found
                 skewed += decision.verified.header.created > now + limits.CLOCK_AHEAD_MS
                 answers.append(self._answer(decision, index))
@@ -231,10 +234,20 @@ class Intake:
                 bad_signatures += error.code == "bad-signature"
                 refusals.append(Refusal(id_of(wire), error.code, _RETRY_MS.get(error.code, 0)))
         self.flush()
+        self._keep_named(anchors)
         return Taken(
             tuple(answers), tuple(refusals), faults, bad_signatures, tuple(stored), known, skewed,
             frozenset(keys), tuple(forks),
         )  # fmt: skip
+
+    def _keep_named(self, anchors: Iterable[tuple[str, int]]) -> None:
+        """Keep heads of our own log that envelopes name: evidence about these needs them."""
+        for origin, size in anchors:
+            self._store.run(
+                "INSERT OR IGNORE INTO anchors (origin, size, note) "
+                "SELECT origin, size, note FROM cosigned WHERE origin = ? AND size = ?",
+                origin, size,
+            )  # fmt: skip
 
     def _checked(
         self, wires: Sequence[bytes], view: _View, giver: bytes

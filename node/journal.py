@@ -16,8 +16,11 @@ from typing import Any, Final
 import structlog
 
 _ALLOWED: Final = frozenset(
-    {"event", "level", "timestamp", "peer", "code", "count", "index", "size", "port", "locked"}
-)
+    {
+        "event", "level", "timestamp", "peer", "witness", "code", "count", "index", "size", "port",
+        "locked",
+    }
+)  # fmt: skip
 _MAX_VALUE: Final = 256
 
 

@@ -14,10 +14,22 @@ from keys.fingerprint import (
 from keys.identity import Random
 from keys.keystore import change_passphrase, normalise_passphrase
 from keys.trust import METHODS, Level, Peer, Verification
-from node import ownkeys
+from node import access, message_rotation, ownkeys, tls_rotation
 from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core
+from node.key_lives import (
+    DAY_MS,
+    LIVES,
+    Due,
+    Key,
+    Purpose,
+    Stage,
+    due,
+    keys_of,
+    rotatable,
+)
+from node.signer_client import signer_notices
 from node.words import counted
 from protocol import limits
 from protocol.armor import dearmor_block
@@ -25,6 +37,7 @@ from protocol.errors import ConflictError, DecodeError, PeerError, RequestError,
 
 _CODE_SIZE: Final = 32
 SUSPENSION: Final = "suspension"
+_ELSEWHERE: Final = "it does not lie here: make a new one in its token or signer"
 Row = dict[str, Any]
 
 
@@ -52,6 +65,8 @@ class KeyDesk:
         core, own = self._core, self._core.trust.own
         vault = core.vault
         listed = {key.public for key in core.card.seal}
+        lives = self.lives()
+        acts = {found.key.purpose: found for found in due(lives, self._clock.now())}
         kept = 0 if vault is None else len(set(vault.seal_publics) - listed)
         return {
             "node_id": format_node_id(own.node_id),
@@ -63,15 +78,39 @@ class KeyDesk:
                 for key in core.card.seal
             ],
             "old_sealing_keys": kept,
+            "keys": [self._key(key, acts.get(key.purpose)) for key in lives],
+            "tls_waits_for": list(tls_rotation.waits_for(core)),
             "statements": [
                 {"number": s.n, "type": s.type, "issued": rfc3339(s.issued)} for s in own.statements
             ],
         }
 
+    def lives(self) -> tuple[Key, ...]:
+        """Return every key in use, since when and until when."""
+        vault, own, card = self._core.vault, self._core.trust.own, self._core.card
+        here = vault is None or rotatable(vault.message)
+        return keys_of(own, card, message_rotatable=here)
+
+    def _key(self, key: Key, act: Due | None) -> Row:
+        life = LIVES[key.purpose]
+        return {
+            "purpose": key.purpose.value,
+            "since": rfc3339(key.since),
+            "until": None if key.until is None else rfc3339(key.until),
+            "itself": life.itself if key.rotatable else "",
+            "person": life.person if key.rotatable else _ELSEWHERE,
+            "due": act is not None and act.person,
+        }
+
+    def ends(self) -> dict[str, int]:
+        """Return when each kind of key ends (UTC, in whole seconds), for those that do."""
+        return {k.purpose.value: k.until // 1_000 for k in self.lives() if k.until is not None}
+
     def rotate_identity(self, passphrase: str, code: str) -> Row:
         """Put the next identity key in force; a new recovery sheet lies in the home then.
 
         Raises:
+            ApprovalNeededError: other operators have to approve it.
             RequestError: it is another code; nothing was changed.
             ConflictError: the last sheet is still on this machine.
         """
@@ -106,10 +145,72 @@ class KeyDesk:
         card = ownkeys.rotate_sealing(self._core)
         return {"number": card.n}
 
+    def rotate_message(self) -> Row:
+        """Make a new message key and a card with it, at once; the old one is destroyed.
+
+        Raises:
+            ConflictError: it lies in a token or another process.
+        """
+        self._check_running()
+        self._core.keys_open()
+        return {"number": message_rotation.rotate(self._core).n}
+
+    def rotate_tls(self, *, at_once: bool) -> Row:
+        """Announce a new certificate for links; with *at_once*, use it without waiting for peers.
+
+        Raises:
+            ConflictError: one is announced already, and not to be used at once.
+        """
+        self._check_running()
+        self._core.keys_open()
+        announced = len(self._core.card.tls) > 1
+        if not (announced and at_once):
+            tls_rotation.announce(self._core)
+        if at_once:
+            tls_rotation.use(self._core)
+        waits = tls_rotation.waits_for(self._core)
+        return {"number": self._core.card_n, "used": at_once, "waits_for": list(waits)}
+
+    # --- lost keys ---------------------------------------------------------------------------
+    def exposed(self, *, key: str, since: str, until: str) -> Row:
+        """Return what sealing keys that were lost have opened, by author.
+
+        Raises:
+            RequestError: it is not said what was lost, or cannot be read.
+            NotFoundError: this node never had such a key.
+        """
+        book = self._core.exposures
+        return book.shown(book.loss(key=key, since=since, until=until))
+
+    def tell_exposed(self, *, key: str, since: str, until: str) -> Row:
+        """Put a new sealing key in use if a lost one is, and tell the authors; return what is told.
+
+        Raises:
+            RequestError, NotFoundError: as for ``exposed``; nothing was changed.
+            LockedError: the node is locked.
+        """
+        self._check_running()
+        self._core.keys_open()
+        book = self._core.exposures
+        loss = book.loss(key=key, since=since, until=until)
+        fresh = bool(loss.ekids & {each.ekid for each in self._core.card.seal})
+        if fresh:
+            ownkeys.rotate_sealing(self._core)
+        records = book.note(loss, who=access.OPERATOR)
+        return {
+            **book.shown(loss), "new_key": fresh, "number": self._core.card_n,
+            "records": records, "waits_for": book.unheard(),
+        }  # fmt: skip
+
+    def exposures(self) -> Row:
+        """Return what was told of lost keys: by this node, and by peers."""
+        return {"items": self._core.exposures.told(), "waits_for": self._core.exposures.unheard()}
+
     def revoke(self, code: str) -> Row:
         """End this node's identity for good.
 
         Raises:
+            ApprovalNeededError: other operators have to approve it.
             RequestError: it is another code; nothing was changed.
         """
         ownkeys.revoke(self._core, parse_typed_code(code))
@@ -175,6 +276,7 @@ class KeyDesk:
             )
             fix = "take the recovery sheet out of the safe and run: picket keys recover"
             yield "identity-misused", message, fix
+        yield from signer_notices(self._core.vault, self._config.signer)
         if book.hindered is not None:
             message = f"this node could not renew its card or keys: {book.hindered.message}"
             yield "keys-not-renewed", message, book.hindered.fix
@@ -196,12 +298,44 @@ class KeyDesk:
                 yield "frozen", message, f"its keys may be stolen: call {peer.name}"
         yield from self._suspension_notices()
         yield from self._doubtful_notices()
+        yield from self._life_notices()
+        yield from self._exposure_notices()
 
     def _suspension_notices(self) -> Iterator[tuple[str, str, str]]:
         for node_id, until in sorted(self._core.trust.suspended.items()):
             name = self._name(node_id)
             message = f"the directory suspends {name} until {rfc3339(until)}"
             yield "suspended", message, f"nothing is sent to it; ask the directory, or call {name}"
+
+    def _exposure_notices(self) -> Iterator[tuple[str, str, str]]:
+        for name, what in self._core.exposures.news():
+            message = f"{name} has lost a key: who has it can read {what} of this node"
+            yield "exposed-there", message, "see what stands in them: picket keys exposures"
+        waiting = self._core.exposures.unheard()
+        if waiting:
+            message = f"not told of the lost key yet: {', '.join(waiting)}"
+            yield "exposure-waiting", message, "they hear of it when they are linked; or call them"
+        for name, wrong in self._core.seal_proofs.doubtful():
+            what = "showed wrongly" if wrong else "has not shown for a day"
+            message = f"{name} {what} that it has the sealing key on its card"
+            yield "seal-key-unproven", message, f"ask {name} to unlock its node, or for a new card"
+
+    def _life_notices(self) -> Iterator[tuple[str, str, str]]:
+        now = self._clock.now()
+        for found in due(self.lives(), now):
+            key = found.key
+            if not found.person or key.purpose is Purpose.CARD or key.until is None:
+                continue  # the card's end has a notice of its own
+            when = f"in {counted(-(-(key.until - now) // DAY_MS), 'day')}"
+            if found.stage is Stage.OVER:
+                when = f"since {rfc3339(key.until)}"
+            message = f"a new {key.purpose} key is due {when}"
+            if found.itself:
+                yield "key-not-renewed", message, "unlock the node: it renews that by itself"
+            elif key.rotatable:
+                yield "key-due", message, LIVES[key.purpose].person
+            else:
+                yield "key-due", message, _ELSEWHERE
 
     def _doubtful_notices(self) -> Iterator[tuple[str, str, str]]:
         for peer in self._core.trust.peers.values():

@@ -32,6 +32,8 @@ class Line:
     in_step_below: int = 0
     theirs: dict[StreamKey, Have] = field(default_factory=dict)
     said: dict[StreamKey, Have] = field(default_factory=dict)
+    given_at: int | None = None
+    """When the peer last said what it says only to those that it gives to."""
     compared_at: int = -limits.RECEIPT_TIMEOUT_MS
     told_at: int = -limits.RECEIPT_TIMEOUT_MS
     missed: dict[StreamKey, int] = field(default_factory=dict)

@@ -102,7 +102,10 @@ class _Rebuilt:
 
 
 def _differs(level: int, index: int) -> LogCorruptionError:
-    return LogCorruptionError(f"tile {level}/{index} differs from the entries it stands for")
+    return LogCorruptionError(
+        f"tile {level}/{index} differs from the entries it stands for",
+        fix="keep the folder as it is, and restore node.db from its newest backup",
+    )
 
 
 def check_log(

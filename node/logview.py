@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from keys.trust import Peer
 from node.audit import Audit, Reader
 from node.clock import Clock, rfc3339
 from node.core import Core
+from node.witness import fork_origin
 from node.words import counted
 from protocol.errors import ConflictError, NotFoundError, RequestError
 from protocol.log_fork import parse_log_fork
@@ -54,7 +55,10 @@ class LogView:
             "witnesses": list(standing.witnesses),
             "cosigned_by": list(standing.cosigned),
             "missing": list(standing.missing),
-            "contradictions": [self._name(node_id) for node_id in self._core.witness.forks()],
+            "contradictions": [
+                self._name(node_id) for node_id in self._forked() if node_id != self._core.node_id
+            ],
+            "own_contradiction": self._core.node_id in self._forked(),
             "unproven": {
                 self._name(node_id): count
                 for node_id, (count, _) in sorted(self._core.witness.waiting().items())
@@ -94,13 +98,13 @@ class LogView:
     # --- notices -----------------------------------------------------------------------------
     def notices(self) -> Iterator[Notice]:
         """Yield what needs a person: code, plain words, and what to do."""
-        for node_id in self._core.witness.forks():
+        for node_id in self._forked():
             if node_id == self._core.node_id:
                 yield (
                     "own-log-fork",
-                    "the log of this node contradicts itself: a peer holds the proof",
-                    "if an old copy was put back, begin a new log: picket log reopen; "
-                    "if not, somebody has its keys",
+                    "the log of this node contradicts itself: peers hold the proof",
+                    "see it with picket log fork. If an old copy was put back, begin a new log: "
+                    "picket log reopen; if not, somebody has its keys",
                 )
                 continue
             name = self._name(node_id)
@@ -114,6 +118,16 @@ class LogView:
         yield from self._reopened()
         yield from self._unproven()
         yield from self._unwitnessed()
+
+    def _forked(self) -> Iterator[bytes]:
+        """Yield whose logs contradict themselves; of ours the one that it has now."""
+        for node_id, proofs in self._core.witness.forks().items():
+            if node_id != self._core.node_id or self._own(proofs):
+                yield node_id
+
+    def _own(self, proofs: Sequence[bytes]) -> list[bytes]:
+        """Return those against our present log: a new one was the way out of those before."""
+        return [each for each in proofs if fork_origin(each) == self._core.log.origin]
 
     def _reopened(self) -> Iterator[Notice]:
         for row in self._core.store.rows("SELECT node_id, origin, size FROM witnessed"):
@@ -159,16 +173,17 @@ class LogView:
         Raises:
             NotFoundError: there is none.
         """
-        proofs = self._core.witness.forks().get(peer.node_id)
-        if not proofs:
-            raise NotFoundError(f"there is no proof against the log of {peer.name}")
-        fork = parse_log_fork(proofs[0])
-        return {
-            "peer": peer.name,
-            "first": fork.first.decode(),
-            "second": fork.second.decode(),
-            "proof": [each.hex() for each in fork.proof],
-        }
+        return _fork(peer.name, self._core.witness.forks().get(peer.node_id, ()))
+
+    def own_fork(self) -> Row:
+        """Return the proof that our log contradicts itself, the one that it has now if there is.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        node_id = self._core.node_id
+        proofs = self._core.witness.forks().get(node_id, [])
+        return _fork(self._name(node_id), self._own(proofs) or proofs)
 
     # --- audits ------------------------------------------------------------------------------
     def audit(self, peer: Peer) -> Row:
@@ -178,19 +193,26 @@ class LogView:
             RequestError: the node does not run, or the peer is not linked.
         """
         running = self._audits.get(peer.node_id)
+        if running is not None:
+            self._expire(running)
         if running is None or running.over:
-            running = self._begin(peer)
-        elif peer.node_id not in self._linked():
-            running.stop("the link with it has ended")
+            self._begin(peer)
         return self.audited(peer)
+
+    def _expire(self, audit: Audit) -> None:
+        """End an audit from which nothing can come any more."""
+        if not audit.over and audit.peer.node_id not in self._linked():
+            audit.stop("the link with it has ended")
+        audit.expire()
 
     def _begin(self, peer: Peer) -> Audit:
         if self._read is None:
             raise RequestError("the node is not running", fix="start it first")
         audit = Audit(
-            peer, store=self._core.store, now=self._clock.now(), read=self._read,
+            peer, store=self._core.store, clock=self._clock, read=self._read,
             on_head=lambda note: self._core.note_head(peer.node_id, note),
         )  # fmt: skip
+        self._stop(peer.node_id)  # what an earlier one asked for is not answered to this one
         self._audits[peer.node_id] = audit
         if not audit.start():
             del self._audits[peer.node_id]
@@ -208,8 +230,7 @@ class LogView:
         audit = self._audits.get(peer.node_id)
         if audit is None:
             raise NotFoundError(f"no audit of {peer.name} was begun", fix="begin one")
-        if not audit.over and peer.node_id not in self._linked():
-            audit.stop("the link with it has ended")
+        self._expire(audit)
         if audit.over:
             self._stop(peer.node_id)
         return {
@@ -223,6 +244,18 @@ class LogView:
                 for check in audit.checks
             ],
         }
+
+
+def _fork(name: str, proofs: Sequence[bytes]) -> Row:
+    if not proofs:
+        raise NotFoundError(f"there is no proof against the log of {name}")
+    fork = parse_log_fork(proofs[0])
+    return {
+        "peer": name,
+        "first": fork.first.decode(),
+        "second": fork.second.decode(),
+        "proof": [each.hex() for each in fork.proof],
+    }
 
 
 def _time(seconds: int) -> str:

@@ -55,6 +55,7 @@ _VALUES: Final[Mapping[str, frozenset[str] | None]] = {
     "lane": frozenset({"control", "receipts", "live", "catch-up"}),
     "part": frozenset({"author", "recipient", "carrier"}),
     "peer": None,  # the operator's names, up to MAX_PEERS
+    "purpose": frozenset({"card", "identity", "message", "sealing", "tls"}),
     "reason": frozenset(
         {"half-open", "half-open-address", "links-per-certificate", "log-readers", "files"}
     ),
@@ -139,6 +140,9 @@ SEALED_AGAIN: Final = _counter(
 RESEALS_REFUSED: Final = _counter(
     "reseals_refused", "Notices and new slots of peers that were refused, by reason.", "code"
 )
+KEY_FRAMES_REFUSED: Final = _counter(
+    "key_frames_refused", "What peers said of keys that was refused, by reason.", "code"
+)
 
 # --- state -----------------------------------------------------------------------------------
 LINKS_OPEN: Final = _gauge("links_open", "Links open now.")
@@ -156,13 +160,21 @@ CUSTODY_KEPT_OUT: Final = _gauge(
     "custody_kept_out", "Envelopes lately refused as custody is full, by whose bound.", "peer"
 )
 
+PEER_CLOCK_SKEW: Final = _gauge(
+    "peer_clock_skew_seconds", "By how much at least a peer's clock is ahead of this one.", "peer"
+)
+KEY_EXPIRES: Final = _gauge(
+    "key_expires_timestamp_seconds", "When a new key is due, by what it is for.", "purpose"
+)
+
 METRICS: Final = (
     FRAMES, FRAME_BYTES, ENVELOPES_LOGGED, ENVELOPES_REFUSED, ENVELOPES_NOT_TAKEN, DUPLICATES,
     EXPIRED, RECEIPTS, RECEIPTS_REFUSED, PULLS, STALLS, LINKS_OPENED, LINKS_CLOSED,
     CONNECTIONS_REFUSED, HANDSHAKE_TIMEOUTS, SLOW_READERS, OVERSIZE, BAD_SIGNATURES, BROKEN_FRAMES,
     BACKOFFS, QUOTA_REFUSALS, CLOCK_SKEWS, DISK_BUSY, FORKS, LOG_FORKS, LOG_REFUSED,
-    COSIGNED, COSIGNING_REFUSED, UNOPENED, SEALED_AGAIN, RESEALS_REFUSED, LINKS_OPEN, GAPS_OPEN,
-    OUTBOX_DEPTH, RECEIPTS_OVERDUE, LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN, CUSTODY_KEPT_OUT,
+    COSIGNED, COSIGNING_REFUSED, UNOPENED, SEALED_AGAIN, RESEALS_REFUSED, KEY_FRAMES_REFUSED,
+    LINKS_OPEN, GAPS_OPEN, OUTBOX_DEPTH, RECEIPTS_OVERDUE, LOG_SIZE, CUSTODY_BYTES, CUSTODY_GIVEN,
+    CUSTODY_KEPT_OUT, KEY_EXPIRES, PEER_CLOCK_SKEW,
 )  # fmt: skip
 """Every metric, in the order in which they are told."""
 

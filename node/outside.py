@@ -17,7 +17,7 @@ from node import metrics
 from node.core import Core
 from node.metrics import Metrics
 from protocol import limits
-from protocol.errors import LimitError, PicketError, StoreError
+from protocol.errors import LimitError, LogBehindError, PicketError, StoreError
 from protocol.note import VerifierKey
 from protocol.witness import CONFLICT, OK, SIZE_TEXT, parse_size
 
@@ -61,13 +61,13 @@ class OutsideWitnesses:
         except StoreError:
             raise  # the desk has stopped the node already
         except PicketError as error:
-            self._failed(url, error.message)
+            self._failed(url, error.code)
         except (aiohttp.ClientError, TimeoutError, OSError, UnicodeError) as error:
             # UnicodeError: a host name of the policy that cannot be looked up.
             self._failed(url, type(error).__name__)
 
-    def _failed(self, url: str, why: str) -> None:
-        _log.warning("witness-failed", witness=url, why=why)
+    def _failed(self, url: str, code: str) -> None:
+        _log.warning("witness-failed", witness=url, code=code)
         self._metrics.add(metrics.COSIGNING_REFUSED, url)
 
     async def _converse(self, url: str, keys: Sequence[VerifierKey], size: int) -> None:
@@ -81,11 +81,11 @@ class OutsideWitnesses:
                     await self._take(size, body, keys)
                     return
                 if status != CONFLICT or kind != SIZE_TEXT or old is not None:
-                    self._failed(url, f"status {status}")
+                    self._failed(url, f"status-{status}")
                     return
                 old = parse_size(body)
                 if old > size:
-                    self._failed(url, f"it has cosigned {old} entries, more than this log has")
+                    self._failed(url, LogBehindError.code)  # it has cosigned more than there is
                     return
 
     async def _post(

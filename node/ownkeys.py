@@ -1,8 +1,7 @@
 """The keys of this node over their life: renewed, rotated, recovered, revoked.
 
-- What changes both files and node.db is made in this order: the new files beside the old ones, as
-  ``NAME.next``; one transaction of node.db that also notes their digest; the files put in place.
-  A start after a crash finishes what is noted, and throws away what is not.
+- What changes both files and node.db goes through ``node.keyfiles``: a crash in between loses
+  neither.
 - A new recovery sheet is on the disk before the statement that makes the old code worthless.
 - Sealing keys are made monthly while the node is unlocked. An old one is destroyed 90 days after
   the last peer can have sealed to it: nothing that it opens lives longer.
@@ -10,13 +9,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from keys.identity import (
     ServiceKeys,
@@ -35,18 +32,23 @@ from keys.keystore import (
     load,
     load_sealing,
     save,
+    save_message,
     save_sealing,
     write_private,
 )
+from node import keyfiles
+from node.access import OPERATOR
 from node.certificates import make_certificate, to_pem
 from node.core import Core, next_log_name, opened_digest
 from node.home import Home
+from node.key_lives import DAY_MS, SEALING_LIFE_MS
 from node.log import Act, Log
 from node.store import Store
 from protocol import limits, suite
+from protocol.approval import Kind
 from protocol.canonical import encode
 from protocol.entry import EntryKind
-from protocol.errors import ConflictError, RequestError
+from protocol.errors import ConflictError, LockedError, RequestError
 from protocol.statement import (
     Card,
     Chain,
@@ -60,52 +62,9 @@ from protocol.statement import (
     parse_statement,
 )
 
-DAY_MS: Final = 86_400_000
 CARD_LIFETIME_MS: Final = 365 * DAY_MS
-SEALING_LIFE_MS: Final = 30 * DAY_MS
-_NEXT: Final = ".next"
-_NOTED: Final = "keys-next"
 _FIRST: Final = "seal/1"
 _PREFIX: Final = "seal/"
-
-
-# --- files and node.db together --------------------------------------------------------------
-def _next_of(path: Path) -> Path:
-    return path.with_name(path.name + _NEXT)
-
-
-def _places(home: Home) -> tuple[Path, ...]:
-    return home.keystore, home.service_key, home.tls_pem, home.sealing
-
-
-def _waiting(home: Home) -> dict[Path, bytes]:
-    """Return the places for which new files wait, and the digest of each such file."""
-    return {
-        path: hashlib.sha256(_next_of(path).read_bytes()).digest()
-        for path in _places(home)
-        if _next_of(path).exists()
-    }
-
-
-def finish(home: Home, store: Store) -> None:
-    """Put new key files in place if node.db knows of them; throw them away if not."""
-    noted = store.meta(_NOTED) or b""
-    known = {noted[at : at + 32] for at in range(0, len(noted), 32)}
-    for path, digest in _waiting(home).items():
-        if digest in known:
-            _next_of(path).replace(path)
-        else:
-            _next_of(path).unlink()
-
-
-def _note(home: Home, store: Store) -> None:
-    """Note the files that wait. Call inside the transaction that makes them the right ones."""
-    store.set_meta(_NOTED, b"".join(_waiting(home).values()))
-
-
-def _discard(home: Home) -> None:
-    for path in _places(home):
-        _next_of(path).unlink(missing_ok=True)
 
 
 # --- codes -----------------------------------------------------------------------------------
@@ -147,6 +106,7 @@ def rotate_identity(
 
     Raises:
         RequestError: it is another code, or the old sheet is still here; nothing was changed.
+        ApprovalNeededError: other operators have to approve it.
         WrongPassphraseError: it does not open the keystore.
     """
     vault, home, now = core.keys_open(), core.home, core.clock.now()
@@ -155,6 +115,7 @@ def rotate_identity(
     _check_code(chain, code)
     _check_sheet(home)
     held = load(home.keystore, passphrase)
+    permit = core.approvals.require(Kind.ROTATE_IDENTITY, chain.identity.next_digests, who=OPERATOR)
     rotated = make_rotate(
         rotation_of(code, following=following), chain=chain, issued=now,
         old={0: vault.identity}, new=[recovery_signer(code)],
@@ -164,20 +125,45 @@ def rotate_identity(
     card = make_card(body, chain=chain.extend(rotated), issued=now, signer=signer)
     write_private(home.recovery_sheet, sheet.encode())
     try:
-        save(_next_of(home.keystore), {**held, **identity_secrets(code)}, passphrase, params)
-        core.statements.add_own(rotated, card, also=lambda: _note(home, core.store))
+        after = {**held, **identity_secrets(code)}
+        save(keyfiles.next_of(home.keystore), after, passphrase, params)
+
+        def also() -> None:
+            permit.use()
+            keyfiles.note(home, core.store)
+
+        core.statements.add_own(rotated, card, also=also)
     except BaseException:
-        _discard(home)
+        keyfiles.discard(home)
         home.recovery_sheet.unlink(missing_ok=True)  # it was not published: the old code stands
         raise
-    finish(home, core.store)
-    core.vault = replace(vault, identity=signer)
+    keyfiles.finish(home, core.store)
+    core.vault = vault.with_identity(signer)
+
+
+# --- cards -----------------------------------------------------------------------------------
+def opened(core: Core) -> Vault:
+    """Return the keys of an unlocked node, which is not in use for that: it may lock itself.
+
+    Raises:
+        LockedError: it is locked.
+    """
+    if core.vault is None:
+        raise LockedError("the node is locked", fix="run: picket unlock")
+    return core.vault
+
+
+def renewed_card(card: Card, now: int, **changes: Any) -> Card:  # noqa: ANN401  fields of a card
+    """Return *card* with *changes* and a whole life before it; its sealing keys go on."""
+    until = now + CARD_LIFETIME_MS
+    seal = tuple(replace(key, not_after=until) for key in card.seal)
+    return replace(card, **{"expires": until, "seal": seal, **changes})
 
 
 # --- sealing keys ----------------------------------------------------------------------------
 def sealing_due(core: Core) -> bool:
     """Whether it is time for a new sealing key, or the card names one that is not here."""
-    vault, now = core.keys_open(), core.clock.now()
+    vault, now = opened(core), core.clock.now()
     listed = core.card.seal
     newest = max(key.not_before for key in listed)
     here = {key.public for key in listed} <= set(vault.seal_publics)
@@ -193,7 +179,7 @@ def rotate_sealing(core: Core) -> Statement:
         KeystoreError: the disk is full; nothing was changed.
         BusyError, ConflictError: this node may sign no statement now.
     """
-    vault, home, now = core.keys_open(), core.home, core.clock.now()
+    vault, home, now = opened(core), core.home, core.clock.now()
     core.statements.check_own()
     seeds = load_sealing(home.sealing, vault.storage)
     listed = _listed(core.trust.own)
@@ -239,13 +225,13 @@ def spent_sealing(core: Core) -> frozenset[bytes]:
     for public, retired in _listed(core.trust.own).items():
         if retired is None or now < retired + limits.MAX_LIFETIME_MS:
             continue
-        told = [_told(core, node_id, retired) for node_id in peers]
+        told = [told_at(core, node_id, retired) for node_id in peers]
         if all(at is not None and now >= at + limits.MAX_LIFETIME_MS for at in told):
             found.add(suite.ekid(public))
     return frozenset(found)
 
 
-def _told(core: Core, node_id: bytes, since: int) -> int | None:
+def told_at(core: Core, node_id: bytes, since: int) -> int | None:
     """Return when a peer was first linked after *since*, None if it was not."""
     opened = core.store.scalar(
         "SELECT MIN(opened_at) FROM presence WHERE peer = ? AND "
@@ -257,7 +243,7 @@ def _told(core: Core, node_id: bytes, since: int) -> int | None:
 
 def destroy_sealing(core: Core) -> int:
     """Destroy spent sealing keys but the first, which lies in the keystore; return how many."""
-    vault, home = core.keys_open(), core.home
+    vault, home = opened(core), core.home
     spent = spent_sealing(core)
     seeds = load_sealing(home.sealing, vault.storage)
     kept = {n: s for n, s in seeds.items() if suite.ekid(suite.seal_public_bytes(s)) not in spent}
@@ -267,14 +253,18 @@ def destroy_sealing(core: Core) -> int:
     return len(seeds) - len(kept)
 
 
-def destroy_first(core: Core, held: Mapping[str, bytes], passphrase: bytes) -> None:
-    """Destroy the first sealing key if it is spent; only who opens the keystore can write it."""
+def destroy_first(core: Core, held: Mapping[str, bytes], passphrase: bytes) -> Mapping[str, bytes]:
+    """Destroy the first sealing key if it is spent; only who opens the keystore can write it.
+
+    Return what the keystore holds then.
+    """
     first = held.get(_FIRST)
     if first is None or suite.ekid(suite.seal_public_bytes(first)) not in spent_sealing(core):
-        return
+        return held
     # Another that nobody knows takes its place, so that every keystore has one.
     fresh = {**held, _FIRST: secrets.token_bytes(suite.SEED_SIZE)}
     save(core.home.keystore, fresh, passphrase)
+    return fresh
 
 
 # --- recovery --------------------------------------------------------------------------------
@@ -382,9 +372,9 @@ def recover(
         with store.transaction():
             core.cosigning.close_origin()
             _renew_database(store, log, renewed.statements, before=before, now=now)
-            _note(home, store)
+            keyfiles.note(home, store)
     except BaseException:
-        _discard(home)
+        keyfiles.discard(home)
         home.recovery_sheet.unlink(missing_ok=True)
         raise
     core.log = log  # so that closing keeps no head of the old one
@@ -392,7 +382,8 @@ def recover(
     if old is None and home.case_db.exists():
         # Nobody can open it any more; what it held comes back from peers as far as it can be read.
         home.case_db.replace(home.case_db.with_name(f"case.db.lost-{now}"))
-    finish(home, store)
+    keyfiles.finish(home, store)
+    keyfiles.forget_certificates(home)
 
 
 def _write_next(
@@ -402,17 +393,19 @@ def _write_next(
     passphrase: bytes,
     params: Argon2Params,
 ) -> None:
-    save(_next_of(home.keystore), renewed.vault_secrets, passphrase, params)
-    write_private(_next_of(home.service_key), encode(renewed.service_secrets))
-    write_private(_next_of(home.tls_pem), renewed.pem)
+    save(keyfiles.next_of(home.keystore), renewed.vault_secrets, passphrase, params)
+    write_private(keyfiles.next_of(home.service_key), encode(renewed.service_secrets))
+    write_private(keyfiles.next_of(home.tls_pem), renewed.pem)
     if old is not None:
         # What was sealed to the old keys and is on its way must still open.
         storage = old["storage"]
         seeds = load_sealing(home.sealing, storage)
         seeds |= {f"{_PREFIX}0": old[_FIRST]} if _FIRST in old else {}
-        save_sealing(_next_of(home.sealing), seeds, storage)
+        save_sealing(keyfiles.next_of(home.sealing), seeds, storage)
     else:
-        save_sealing(_next_of(home.sealing), {}, renewed.vault_secrets["storage"])
+        storage = renewed.vault_secrets["storage"]
+        save_sealing(keyfiles.next_of(home.sealing), {}, storage)
+    save_message(keyfiles.next_of(home.message_key), {}, storage)
 
 
 def _renew_database(
@@ -445,6 +438,7 @@ def revoke(core: Core, code: bytes) -> None:
 
     Raises:
         RequestError: it is another code; nothing was changed.
+        ApprovalNeededError: other operators have to approve it.
     """
     chain = core.trust.own
     if suite.digest("revocation-code", code) != chain.inception.revocation:
@@ -452,6 +446,10 @@ def revoke(core: Core, code: bytes) -> None:
             "this is not the revocation code of this node",
             fix="take the code on the recovery sheet that is called REVOCATION CODE",
         )
-    core.statements.revoke_own(
-        make_revocation(network=chain.network, node_id=chain.node_id, code=code)
-    )
+    revocation = make_revocation(network=chain.network, node_id=chain.node_id, code=code)
+    if core.statements.revoked:
+        return
+    permit = core.approvals.require(Kind.REVOKE_IDENTITY, (), who=OPERATOR)
+    with core.logged():
+        permit.use()
+        core.statements.revoke_own(revocation)

@@ -20,34 +20,53 @@ from keys.keystore import read_passphrase_file
 from keys.trust import METHODS, Level, Peer, Verification, is_lower
 from node import __version__, delivery
 from node.access import OPERATOR
+from node.approval_desk import ApprovalDesk
 from node.audit import Reader
+from node.board import Board
 from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core, Shipment
 from node.enclosures import Copies, Enclosures, Fetching
 from node.evidence import Evidence
+from node.feed import Feed
+from node.follow_up import FollowUp
 from node.handling import Handling
 from node.keydesk import KeyDesk
+from node.lists import ListDesk
 from node.logview import LogView
 from node.metrics import (
     CUSTODY_BYTES,
     CUSTODY_GIVEN,
     CUSTODY_KEPT_OUT,
     GAPS_OPEN,
+    KEY_EXPIRES,
     LINKS_OPEN,
     LOG_SIZE,
     OUTBOX_DEPTH,
+    PEER_CLOCK_SKEW,
     RECEIPTS_OVERDUE,
     Metrics,
 )
+from node.obligations import ObligationDesk
+from node.outgoing import Outgoing
 from node.overdue import Overdue
+from node.pairing import PairingDesk
+from node.peer_clocks import PeerClocks
+from node.peer_test import LinkState
+from node.peer_test_desk import PeerTests
+from node.record_views import RecordViews
+from node.recording import Recording
+from node.retention import Retention
+from node.search_desk import SearchDesk
 from node.tiles import CHECKPOINT, LogFiles, Resource
 from node.verifying import Verifier, shown
 from node.words import counted
 from protocol import envelope, limits, suite
 from protocol.access import EXPORT_LOG, PROOF, RAW, READ
+from protocol.approval import Kind
 from protocol.armor import armor, dearmor
 from protocol.canonical import encode
+from protocol.cardlink import make_card_link
 from protocol.custody import Bound
 from protocol.delivery_statement import armor_statement
 from protocol.entry import EntryKind
@@ -95,6 +114,9 @@ class Network:
     fetching: Fetching = field(default_factory=Fetching)
     read_log: Reader | None = None
     stop_reading: Callable[[bytes], None] = lambda peer: None
+    asked: Mapping[bytes, int] = field(default_factory=dict)
+    clocks: PeerClocks = field(default_factory=PeerClocks)
+    link_state: Callable[[bytes], LinkState | None] = lambda peer: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +154,33 @@ class Service:
         self.enclosures = Enclosures(
             core, clock=clock, fetching=self.network.fetching, name=self._name
         )
+        self.outgoing = Outgoing(core, clock=clock)
         self.handling = Handling(
-            core, clock=clock, fetching=self.network.fetching, name=self._name, find=self._find
+            core, clock=clock, fetching=self.network.fetching, name=self._name, find=self._find,
+            outgoing=self.outgoing,
+        )  # fmt: skip
+        self.obligations = ObligationDesk(
+            core, clock=clock, outgoing=self.outgoing, find=self._find,
+            peer=self._peer_named,
+        )  # fmt: skip
+        self.retention = Retention(
+            core, clock=clock, erases=config.incidents.retention == "erase", name=self._name,
+            drop=self.network.fetching.drop,
+        )  # fmt: skip
+        self.feed = Feed(core, name=self._name)
+        self.records = Recording(
+            core, clock=clock, random=random, enclosures=self.enclosures, name=self._name,
+            find=self._find, choose=self._choose,
+        )  # fmt: skip
+        self.views = RecordViews(
+            core, clock=clock, name=self._name, records=self.records,
+            note_reading=self.handling.note_reading,
+        )  # fmt: skip
+        self.follow_up = FollowUp(
+            core, clock=clock, name=self._name, note_reading=self.handling.note_reading
         )
+        self.board = Board(core, clock=clock, name=self._name, follow_up=self.follow_up)
+        core.drop_fetch = self.network.fetching.drop
         self.logs = LogView(
             core, clock=clock, name=self._name, read=self.network.read_log,
             stop_reading=self.network.stop_reading, linked=self.network.linked,
@@ -151,10 +197,19 @@ class Service:
             name=self._name,
             running=self.network.running,
         )
+        self.pairing = PairingDesk(
+            core, clock=clock, name=self._name, peer_row=self._peer_row, asked=self.network.asked,
+            linked=self.network.linked,
+        )  # fmt: skip
+        self.peer_tests = PeerTests(core, config=config, clock=clock, network=self.network)
+        self.approvals = ApprovalDesk(core.approvals, clock=clock)
         self.evidence = Evidence(
-            core, clock=clock, network=config.node.network, envelopes_of=self._envelope_ids
-        )
+            core, clock=clock, network=config.node.network, envelopes_of=self._envelope_ids,
+            outgoing=self.outgoing,
+        )  # fmt: skip
         self.verifier = Verifier(core)
+        self.search = SearchDesk(core, row=self._incident_row, find=self._find)
+        self.lists = ListDesk(core, clock=clock)
 
     # --- the node ----------------------------------------------------------------------------
     def node(self) -> Row:
@@ -167,6 +222,7 @@ class Service:
             "node_id": format_node_id(self.core.node_id),
             "version": __version__,
             "locked": self.core.vault is None,
+            "lock": self.core.locking.row(),
             "log": self._log_head(),
             "endpoints": list(card.endpoints),
             "limits": {
@@ -192,6 +248,7 @@ class Service:
             "incidents": cases.counts() if cases else None,
             "outbox": self.core.outbox.size(),
             "witnesses": self.logs.standing(),
+            "backup": self.core.backups.row(),
             "notices": self._notices(),
             "keys": [
                 {"purpose": "card", "expires": rfc3339(self.core.card.expires)},
@@ -208,14 +265,27 @@ class Service:
             *self._own_notices(),
             *self.logs.notices(),
             *self.keys.notices(),
+            *self.approvals.notices(),
+            *self.retention.notices(),
+            *self.records.notices(),
+            *self.follow_up.notices(),
+            *self.views.notices(),
+            *self.pairing.notices(),
+            *self.network.clocks.notices(self._name),
             *self._peer_notices(),
         ]
         return [{"code": code, "message": message, "fix": fix} for code, message, fix in found]
 
     def _own_notices(self) -> Iterator[tuple[str, str, str]]:
-        if self.core.vault is None and self.network.running:
-            message = "the node is locked: it receives, but shows and releases nothing"
-            yield "locked", message, "run: picket unlock"
+        if self.network.running and (lock := self.core.locking.notice()) is not None:
+            yield "locked", *lock
+        if self.core.restored.waits:
+            yield "restored-waits", *self.core.restored.words()
+        elif self.core.restored.mark is not None:
+            yield "restored-unchecked", *self.core.restored.unchecked_words()
+        old = self.core.backups.notice(self.core.trust.own.statements[0].issued)
+        if old is not None:
+            yield "backup-old", *old
         if self.core.behind is not None:
             message = f"received incidents cannot be shown yet: {self.core.behind.message}"
             yield "behind", message, self.core.behind.fix
@@ -289,7 +359,7 @@ class Service:
     def _link_notices(self) -> Iterator[tuple[str, str, str]]:
         linked, trouble = self.network.linked(), self.network.trouble or {}
         for peer in self._peers():
-            if peer.node_id in linked:
+            if peer.node_id in linked or self.pairing.waits_for(peer.node_id):
                 continue
             contact = self._last_contact(peer)
             if peer.node_id in trouble:
@@ -372,6 +442,8 @@ class Service:
             RECEIPTS_OVERDUE,
             {p.name: late[p.node_id].count if p.node_id in late else 0 for p in self._peers()},
         )
+        counts.replace(KEY_EXPIRES, self.keys.ends())
+        counts.replace(PEER_CLOCK_SKEW, self.network.clocks.seconds(self._name))
         return counts.render()
 
     def ready(self) -> Row:
@@ -389,10 +461,12 @@ class Service:
         """Return this node's card, as text to hand to other authorities."""
         bundle = make_bundle(self.core.trust.own)
         shown = format_node_id(self.core.node_id)
-        digest = suite.digest("card-bundle", bundle).hex()
-        return {"card": armor(bundle), "node_id": shown, "qr": f"picket-card:{shown}:{digest}"}
+        link = make_card_link(shown, bundle, endpoints=self.core.card.endpoints)
+        return {"card": armor(bundle), "node_id": shown, "qr": link}
 
-    def unlock(self, *, passphrase: bytes | None, passphrase_file: str | None) -> Row:
+    def unlock(
+        self, *, passphrase: bytes | None, passphrase_file: str | None, pin: str | None = None
+    ) -> Row:
         """Open the keystore, catch up with what arrived meanwhile, and renew the card if need be.
 
         Raises:
@@ -407,12 +481,17 @@ class Service:
             # The composition root makes services, so it can only be met here.
             from node.app import unlock  # noqa: PLC0415
 
-            unlock(self.core, self.config, lambda: passphrase)
+            unlock(self.core, self.config, lambda: passphrase, lambda: pin)
+            self.core.locking.unlocked()
         return {"locked": False}
 
     # --- peers -------------------------------------------------------------------------------
     def _peers(self) -> list[Peer]:
         return sorted(self.core.trust.peers.values(), key=lambda peer: peer.name.casefold())
+
+    def _peer_named(self, name: str) -> Peer:
+        # Looked up each time: every change of trust makes a new store.
+        return self.core.trust.find(name)
 
     def _name(self, node_id: bytes) -> str:
         if node_id == self.core.node_id:
@@ -488,20 +567,21 @@ class Service:
             raise
         newest = chain.card
         if newest is not None:
-            newest.seal_key(self._clock.now())
+            self.pairing.check_current(newest)
         known = chain.node_id in self.core.trust.peers
-        chosen = (name or (newest.authority if newest else "")).strip()
-        if not chosen or len(chosen) > limits.MAX_NAME or not chosen.isprintable():
-            raise RequestError("the name is empty, too long or not printable", fix="use --name")
-        if chosen.casefold() == _EVERYBODY:
-            raise RequestError(
-                f"the name {chosen!r} means every peer in a release", fix="use --name"
+        if chain.node_id == self.core.node_id:
+            raise TrustConflictError(
+                "this is this node's own card", fix="exchange cards: add the card of the other node"
             )
+        chosen = self.pairing.check_name(
+            name or (newest.authority if newest else ""), but=chain.node_id
+        )
         return self._peer_row(self.core.add_peer(chain, chosen)), not known
 
     def approve_peer(
-        self, name: str, *, level: str, safety_digits: str | None, method: str | None, by: str
-    ) -> Row:
+        self, name: str, *, level: str, safety_digits: str | None, method: str | None, by: str,
+        who: str = OPERATOR,
+    ) -> Row:  # fmt: skip
         """Give a peer a trust level: after its safety number was compared, or a lower one at once.
 
         Args:
@@ -510,8 +590,10 @@ class Service:
             safety_digits: as the other side read them; to lower a level none are needed.
             method: how they were compared.
             by: who compared them, or who lowers the level.
+            who: on which way it was asked for, see ``node.access``.
 
         Raises:
+            ApprovalNeededError: other operators have to approve the level share.
             TrustConflictError: the digits differ, or the level or method is none.
             RequestError: the digits, or something else that is needed, are missing.
         """
@@ -540,7 +622,15 @@ class Service:
         except DecodeError as error:  # typed here, by no peer
             raise RequestError(error.message, fix=error.fix) from None
         verification = Verification(method, by.strip(), self._clock.now())
-        return self._peer_row(self.core.approve_peer(peer.node_id, Level(level), verification))
+        wanted = Level(level)
+        if wanted is not Level.SHARE or peer.level is wanted:
+            return self._peer_row(self.core.approve_peer(peer.node_id, wanted, verification))
+        self.core.trust.approve(peer.node_id, wanted, verification)  # may it have it at all?
+        permit = self.core.approvals.require(
+            Kind.RAISE_TRUST, (peer.node_id,), who=who, about=peer.name
+        )
+        after = self.core.approve_peer(peer.node_id, wanted, verification, also=permit.use)
+        return self._peer_row(after)
 
     # --- drafts ------------------------------------------------------------------------------
     def create_draft(self, data: Mapping[str, Any], *, external_ref: str | None = None) -> Row:
@@ -568,17 +658,23 @@ class Service:
         return {"id": incident_id, "ref": ref, "state": "draft", **self._advice(parsed)}
 
     def _advice(self, parsed: Any) -> Row:  # noqa: ANN401  pydantic stays out of start-up
-        from protocol import incident as model  # noqa: PLC0415
+        from protocol.classification import personal_data  # noqa: PLC0415
+        from protocol.completeness import completeness, countries_pointed_to  # noqa: PLC0415
+        from protocol.doubts import warnings  # noqa: PLC0415
 
-        countries = model.concerned_countries(parsed)
+        countries = countries_pointed_to(parsed)
+        complete = completeness(parsed)
         return {
             "warnings": [
                 {"pointer": w.pointer, "code": w.code, "message": w.message}
-                for w in model.warnings(parsed)
+                for w in warnings(parsed)
             ],
-            "missing_anchors": list(model.missing_anchors(parsed)),
-            "actionable": model.is_actionable(parsed),
+            "score": complete.score,
+            "missing_anchors": list(complete.missing),
+            "actionable": complete.actionable,
+            "personal_data": personal_data(parsed),
             "concerned_countries": list(countries),
+            "concerned_because": {code: list(why) for code, why in countries.items()},
             "suggested_recipients": [
                 peer.name
                 for peer in self._peers()
@@ -689,16 +785,18 @@ class Service:
         return {"items": items, "next": following, "more": len(rows) > limit}
 
     def _draft_row(self, draft: Mapping[str, Any]) -> Row:
-        from protocol import incident as model  # noqa: PLC0415
+        from protocol.completeness import anchors  # noqa: PLC0415
+        from protocol.incident import parse_incident  # noqa: PLC0415
 
-        parsed = model.parse_incident(draft["data"])
+        parsed = parse_incident(draft["data"])
         face = parsed.face.model_dump(mode="json", exclude_none=True)
         layers = ["face"] if parsed.annex is None else list(_LAYERS)
         return {
             "id": draft["incident_id"], "ref": draft["ref"], "state": "draft", "erased": None,
             "log_index": None, "author": self.core.card.authority, "revision": 1,
             "recorded_at": rfc3339(draft["created"]), "layers": layers,
-            **self._face_fields(face), "anchors": list(model.anchors(parsed)),
+            "retracted": None, "contested": False,
+            **self._face_fields(face), "anchors": list(anchors(parsed)),
         }  # fmt: skip
 
     def _incident_row(self, row: Mapping[str, Any]) -> Row:
@@ -713,6 +811,7 @@ class Service:
             "state": state, "erased": erased, "log_index": row["log_index"],
             "author": self._name(row["author"]), "revision": row["revision"],
             "recorded_at": rfc3339(row["at"]), "layers": row["layers"].split(),
+            "retracted": row["retracted"], "contested": bool(row["contested"]),
             **self._face_fields(row["face"] or {}),
         }  # fmt: skip
 
@@ -739,7 +838,16 @@ class Service:
             BusyError: the disk is full, and nothing is shown that is not logged.
         """
         self.handling.note_reading(READ, key, who)
-        return self.incident(key)
+        row = self.incident(key)
+        return {**row, "handling_text": self.outgoing.lines(row["face"], who=who)}
+
+    def permit(self, key: str, *, basis: str, by: str, note: str, who: str) -> Row:
+        """Note in the log that another authority's incident may be handed on.
+
+        Raises:
+            As ``Outgoing.permit``; NotFoundError: there is none of that id or reference.
+        """
+        return self.outgoing.permit(self._find(key), basis=basis, by=by, note=note, who=who)
 
     def incident(self, key: str) -> Row:
         """Return one incident or draft with everything known of it, for the node itself.
@@ -1065,8 +1173,9 @@ class Service:
         """Return the released incident.
 
         Raises:
-            BusyError: it is released, but cannot be shown yet.
+            BusyError, LockedError: it is released, but cannot be shown yet.
         """
+        self.core.locking.check_released(incident_id)
         self.core.try_follow()
         if self.core.behind is not None:
             raise BusyError(
@@ -1137,10 +1246,14 @@ class Service:
         """Log that *by* exports the log, and return the checkpoint that the export is to end at.
 
         Raises:
+            ApprovalNeededError: other operators have to approve it.
             BusyError: the disk is full; nothing may be exported that is not logged.
         """
         what = "log-with-entries" if entries else "log"
-        self.core.access.record(EXPORT_LOG, (), by, what)
+        permit = self.core.approvals.require(Kind.EXPORT_LOG, (int(entries),), who=by)
+        with self.core.logged():
+            permit.use()
+            self.core.access.record(EXPORT_LOG, (), by, what)
         return self.log_head()
 
     def log_verify(self, *, since: bool = False, steps: bool = False) -> Row:

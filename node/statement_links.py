@@ -21,6 +21,7 @@ from protocol.errors import (
     EquivocationError,
     PeerError,
     PicketError,
+    SignerAwayError,
     StatementError,
     StoreError,
 )
@@ -170,6 +171,8 @@ class StatementLinks:
         book = self._core.statements
         try:
             act()
+        except SignerAwayError as error:
+            book.hindered = error
         except (BusyError, StoreError):
             raise
         except PicketError as error:

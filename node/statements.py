@@ -462,7 +462,9 @@ class StatementBook:
         if suspension.node_id not in self._owner.trust.peers:
             raise UntrustedKeyError("the suspension is about a node that is no peer")
         row = self._store.row("SELECT * FROM suspensions WHERE node_id = ?", suspension.node_id)
-        old = None if row is None else self._verified(row["wire"], now)
+        # One that is over still counts as the last word: an earlier one may come round again.
+        last = None if row is None else parse_suspension(row["wire"])
+        old = None if last is None else self._verified(last.wire, last.issued)
         if suspension.replaces(old):
             with self._owner.logged():
                 self._store.insert(

@@ -22,7 +22,7 @@ SCHEMA_VERSION: Final = 7
 _OLDEST: Final = 3
 """Databases from this version on are brought up to date: they only lack tables and indexes."""
 
-_TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
+TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     "meta": ({"key": str, "value": bytes}, "key"),
     "statements": ({"node_id": bytes, "n": int, "wire": bytes}, ("node_id", "n")),
     # Statements that do not count, and revocations; since when recoveries are known, and which of
@@ -37,12 +37,39 @@ _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
     ),
     "levels_given": ({"node_id": bytes, "level": str}, "node_id"),
     "suspensions": ({"node_id": bytes, "wire": bytes, "at": int}, "node_id"),
+    # Sealing keys of this node that were lost, what others had sealed to them and were told (out),
+    # and what others said so (in); which sealing keys of peers were shown to be theirs.
+    "lost_keys": ({"ekid": bytes, "lost_from": int, "lost_until": int}, "ekid"),
+    "exposures": (
+        {
+            "digest": bytes, "direction": str, "peer": bytes, "ekid": bytes, "record": bytes,
+            "at": int, "told_at": int,
+        },
+        "digest",
+    ),
+    "seal_proofs": (
+        {"peer": bytes, "ekid": bytes, "asked_at": int, "proven_at": int, "wrong": int},
+        ("peer", "ekid"),
+    ),
     "peers": (
         {
             "node_id": bytes, "name": str, "level": str, "method": str, "verified_by": str,
             "verified_at": int, "added_at": int, "last_contact": int,
         },
         "node_id",
+    ),
+    # Nodes that ask to be added, those that are ignored (as digests), and what can be undone.
+    "callers": (
+        {
+            "node_id": bytes, "bundle": bytes, "authority": str, "country": str, "contact": str,
+            "address": str, "first_seen": int, "last_seen": int, "knocked_at": int,
+            "introduced_by": bytes, "ask_at": int,
+        },
+        "node_id",
+    ),
+    "callers_ignored": ({"digest": bytes, "at": int}, "digest"),
+    "caller_acts": (
+        {"number": int, "what": str, "at": int, "node_id": bytes, "row": bytes}, "number",
     ),
     "envelopes": (
         {
@@ -183,6 +210,9 @@ _INDEXES: Final = (
     "CREATE INDEX IF NOT EXISTS unopened_mended ON unopened(looked) WHERE mended_at IS NOT NULL",
     "CREATE INDEX IF NOT EXISTS reseals_owed ON reseals(reader) WHERE owed = 1",
     "CREATE INDEX IF NOT EXISTS receipts_tree ON receipts(recipient, tree_size)",
+    # Entries of kind 12 by their own bytes: few among many.
+    "CREATE INDEX IF NOT EXISTS entries_approvals ON entries(idx) "
+    "WHERE substr(entry, 3, 1) = x'0c'",
     "CREATE INDEX IF NOT EXISTS members_node ON members(node_id, author, incarnation, stream)",
 )
 
@@ -267,7 +297,7 @@ class Store:
         if version != SCHEMA_VERSION:
             known = set(self._database.table_names())
             with self.transaction():
-                for name, (columns, key) in _TABLES.items():
+                for name, (columns, key) in TABLES.items():
                     if name not in known:
                         self._database.table(name).create(columns, pk=key, strict=True)
                 for index in _INDEXES:

@@ -33,6 +33,7 @@ async def receive(raw: web.Request, upload: Upload) -> tuple[BlobRef | None, boo
         TooLargeError: it is beyond 1 GiB, or comes too slowly.
         DigestError: it has another SHA-256 than the path says.
         BusyError: there is no room for it.
+        LockedError: the node was locked meanwhile.
     """
     size = raw.content_length
     if size is None:
@@ -44,6 +45,7 @@ async def receive(raw: web.Request, upload: Upload) -> tuple[BlobRef | None, boo
         return None, False
     try:
         async for piece in _pieces(raw, size):
+            upload.lease.check()
             await asyncio.to_thread(writer.write, piece)
         return await asyncio.to_thread(_finish, writer, upload.sha256), True
     finally:

@@ -9,6 +9,9 @@
 - Every connection is counted from the moment it is accepted, and has one deadline for TLS and HTTP
   together. Bounds are explicit; compression, redirects, cookies and proxies are off.
 - Live links are closed by the caller: ``set_anchors`` concerns new handshakes only.
+- Who has changed its certificate shows the old one to a dialer that asks for it: a peer that was
+  away knows no other. It asks by a server name (RFC 6066 section 3), and only if it was shown one
+  that is not on the card that it holds.
 - Besides links there is one thing to be had here: the files of the log, by GET, without entries. A
   connection that reads them has shown its certificate, so it is no half-open one any more.
 """
@@ -23,12 +26,13 @@ import os
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import structlog
@@ -36,10 +40,11 @@ from aiohttp import WSCloseCode, WSMessage, WSMsgType, web
 from typing_extensions import override
 
 from node import metrics
-from node.certificates import certificate_digest
+from node.certificates import certificate_digest, from_pem
+from node.door import NAME, PATHS, Door
 from node.metrics import Metrics
 from node.tiles import Resource
-from protocol import limits
+from protocol import limits, suite
 from protocol.errors import (
     AddressInUseError,
     BusyError,
@@ -50,6 +55,7 @@ from protocol.errors import (
     LinkError,
     LinkTimeoutError,
     NotFoundError,
+    NotKnownError,
     OversizeError,
     PicketError,
     UntrustedKeyError,
@@ -116,14 +122,34 @@ def _context(
         try:
             context.load_verify_locations(cadata=anchor)
         except (ssl.SSLError, ValueError):
-            _log.warning("certificate-unusable", digest=certificate_digest(anchor).hex())
+            _log.warning("certificate-unusable", code=certificate_digest(anchor).hex())
     return context
 
 
-def _server_context(identity_pem: Path, anchors: Collection[bytes]) -> ssl.SSLContext:
+def _read_certificate(identity_pem: Path) -> bytes:
+    try:
+        return from_pem(identity_pem.read_bytes())
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"the TLS key in {identity_pem} cannot be used",
+            fix="restore the file from the backup of this node's folder",
+        ) from None
+
+
+def _server_context(
+    identity_pem: Path, anchors: Collection[bytes], *, strangers: bool
+) -> ssl.SSLContext:
     context = _context(ssl.PROTOCOL_TLS_SERVER, identity_pem, anchors)
+    if strangers:
+        # A certificate that is shown must be an anchor still; without one only the door opens.
+        context.verify_mode = ssl.CERT_OPTIONAL
     context.num_tickets = 0
     return context
+
+
+def tls_name(certificate: bytes) -> str:
+    """Return the server name by which a dialer asks to be shown *certificate* (DER)."""
+    return f"{suite.digest('tls-name', certificate).hex()[:32]}.picket.invalid"
 
 
 def _certificate(transport: asyncio.BaseTransport | None) -> bytes | None:
@@ -142,10 +168,15 @@ class Link:
         peer_certificate: bytes,
         remote: str,
         bounds: Bounds,
+        own_certificate: bytes = b"",
         session: aiohttp.ClientSession | None = None,
     ) -> None:
-        """Wrap an open *websocket*; *session* is closed with it."""
+        """Wrap an open *websocket*; *session* is closed with it.
+
+        *own_certificate* is the one that this end has shown.
+        """
         self.peer_certificate = peer_certificate
+        self.own_certificate = own_certificate
         self.remote = remote
         self._websocket = websocket
         self._socket = websocket.get_extra_info("socket")
@@ -300,24 +331,29 @@ class Listener:
         anchors: Collection[bytes],
         on_link: Callable[[Link], Awaitable[None]],
         on_read: Callable[[bytes, str], Awaitable[Resource]] | None = None,
+        door: Door | None = None,
         bounds: Bounds = BOUNDS,
         counts: Metrics | None = None,
     ) -> None:
         """Prepare; *on_link* runs for each pinned link, and the link ends with it.
 
         *on_read* returns what a pinned certificate may read of the log, by its path there. It
-        raises UntrustedKeyError, NotFoundError or BusyError where it may not, or not now.
+        raises UntrustedKeyError, NotFoundError or BusyError where it may not, or not now. With a
+        *door* a caller without a certificate may use that; without one nobody gets so far.
 
         Raises:
             ConfigError: *identity_pem* cannot be used.
         """
         self._pem = identity_pem
+        self._door = door
         self._on_link = on_link
         self._on_read = on_read
         self._metrics = counts or Metrics()
         self._bounds = bounds
         self._anchors = frozenset(anchors)
-        self._context = _server_context(identity_pem, self._anchors)
+        self._others: Mapping[bytes, Path] = {}
+        self._shown: WeakKeyDictionary[ssl.SSLContext, bytes] = WeakKeyDictionary()
+        self._context = self._contexts()
         self._server: _Server | None = None
         self._listening: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
@@ -337,7 +373,34 @@ class Listener:
         """
         if frozenset(anchors) != self._anchors:
             self._anchors = frozenset(anchors)
-            self._context = _server_context(self._pem, self._anchors)
+            self._context = self._contexts()
+
+    def set_certificates(self, others: Mapping[bytes, Path]) -> None:
+        """Show what lies in *identity_pem* now, and one of *others* (by DER) to whoever asks.
+
+        Raises:
+            ConfigError: one of them cannot be used.
+        """
+        self._others = dict(others)
+        self._context = self._contexts()
+
+    def _contexts(self) -> ssl.SSLContext:
+        strangers = self._door is not None
+        context = _server_context(self._pem, self._anchors, strangers=strangers)
+        self._shown[context] = _read_certificate(self._pem)
+        named: dict[str, ssl.SSLContext] = {}
+        for certificate, pem in self._others.items():
+            other = _server_context(pem, self._anchors, strangers=strangers)
+            named[tls_name(certificate)] = other
+            self._shown[other] = certificate
+
+        def choose(secured: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            if name in named:
+                secured.context = named[name]
+
+        if named:
+            context.sni_callback = choose
+        return context
 
     async def start(self, host: str, port: int) -> int:
         """Listen on *host* (``::`` is every address, IPv4 as well); return the bound port.
@@ -414,7 +477,7 @@ class Listener:
         except OSError as error:  # also TimeoutError and ssl.SSLError
             if isinstance(error, TimeoutError):
                 self._metrics.add(metrics.HANDSHAKE_TIMEOUTS)
-            _log.debug("connection-refused", remote=remote, cause=type(error).__name__)
+            _log.debug("connection-refused", code=type(error).__name__)
         finally:
             if transport is not None and settled.cancelled():
                 transport.abort()
@@ -433,6 +496,9 @@ class Listener:
             settled.set_result(None)
 
     async def _respond(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._door is not None and request.raw_path in PATHS and request.transport is not None:
+            host = request.transport.get_extra_info("peername")[0]
+            return await self._door.answer(request, _origin(host))
         reads = self._on_read is not None and request.raw_path.startswith(LOG_PREFIX)
         if request.raw_path != PATH and not reads:
             return _refusal(HTTPStatus.NOT_FOUND)
@@ -464,6 +530,7 @@ class Listener:
                 peer_certificate=certificate,
                 remote=_join(*transport.get_extra_info("peername")[:2]),
                 bounds=self._bounds,
+                own_certificate=self._shown[transport.get_extra_info("ssl_object").context],
             )
         )
         return websocket
@@ -527,7 +594,7 @@ class Listener:
 
 
 def _refusal(status: int) -> web.Response:
-    response = web.Response(status=status)
+    response = web.Response(status=status, headers={"Server": NAME})
     response.force_close()
     return response
 
@@ -574,12 +641,16 @@ async def dial(
     *,
     identity_pem: Path,
     expected: Collection[bytes],
+    ask: bytes | None = None,
     bounds: Bounds = BOUNDS,
 ) -> Link:
     """Open a link to *endpoint*, whose certificate must be one of *expected* (DER).
 
+    With *ask* it is asked to show that one, in case that it has another in use by now.
+
     Raises:
         ConnectError: nobody answers there, or not in time.
+        OtherCertificateError: it shows another certificate.
         HandshakeError: another certificate, or the other end does not accept ours.
         ConfigError: *identity_pem* cannot be used.
     """
@@ -603,7 +674,7 @@ async def dial(
     )
     try:
         async with asyncio.timeout(bounds.handshake_s):
-            websocket = await _upgrade(session, endpoint, where, bounds)
+            websocket = await _upgrade(session, endpoint, where, bounds, ask)
     except TimeoutError:
         await session.close()
         raise ConnectError(
@@ -613,12 +684,13 @@ async def dial(
         await session.close()
         raise
     return Link(
-        websocket, peer_certificate=gate.certificate, remote=where, bounds=bounds, session=session
-    )
+        websocket, peer_certificate=gate.certificate, remote=where, bounds=bounds, session=session,
+        own_certificate=_read_certificate(identity_pem),
+    )  # fmt: skip
 
 
 async def _upgrade(
-    session: aiohttp.ClientSession, endpoint: str, where: str, bounds: Bounds
+    session: aiohttp.ClientSession, endpoint: str, where: str, bounds: Bounds, ask: bytes | None
 ) -> aiohttp.ClientWebSocketResponse:
     try:
         return await session.ws_connect(
@@ -626,6 +698,7 @@ async def _upgrade(
             max_msg_size=limits.MAX_FRAME + 1,
             compress=0,
             heartbeat=bounds.heartbeat_s,
+            server_hostname=None if ask is None else tls_name(ask),
             timeout=aiohttp.ClientWSTimeout(ws_receive=bounds.frame_s, ws_close=bounds.close_s),
         )
     except aiohttp.WSServerHandshakeError as error:
@@ -709,12 +782,18 @@ def _plainly(error: aiohttp.ClientConnectorError) -> str:
 
 
 def _refused(where: str) -> HandshakeError:
-    return HandshakeError(
+    return NotKnownError(
         f"it does not know this node yet, or is no Picket node ({where} ended the handshake)",
         fix="send it this node's card (picket keys card --out my.card); "
         "its operator adds it with: picket peers add my.card",
     )
 
 
-def _interception(where: str) -> HandshakeError:
-    return HandshakeError(f"the certificate of {where} is not the one on the peer's card", fix=_ASK)
+class OtherCertificateError(HandshakeError):
+    """The other end shows a certificate that is not on the card that is held of it."""
+
+
+def _interception(where: str) -> OtherCertificateError:
+    return OtherCertificateError(
+        f"the certificate of {where} is not the one on the peer's card", fix=_ASK
+    )

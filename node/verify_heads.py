@@ -1,8 +1,8 @@
 """Verifying what is kept of heads and evidence: cosigned heads, heads of others, forks, new slots.
 
 - Cosignatures under keys that are not known any more cannot be verified; they are counted.
-- A time at which enough witnesses had cosigned is compared with the times that are signed, no more:
-  who was needed then may have changed since.
+- When enough witnesses had cosigned, and with which cosignatures, is compared with what the next
+  heartbeat put into the log (``node.cosigned_notes``): who was needed then may have changed since.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from node.cosigned_notes import verify_noted
 from node.cosigning import witness_vkeys
 from node.receipts import log_keys
 from node.resealing import OPENED_LATE
@@ -127,10 +128,11 @@ class HeadChecker:
         row = self.core.store.row(
             "SELECT note, quorum_at FROM cosigned WHERE origin = ? AND size = ?", origin, size
         )
-        newest = self._verify_cosignatures(expected)
+        lines = self._verify_cosignatures(expected)
+        verify_noted(self.core.store, origin, size, lines)
         if row is not None:
             self._verify_note(row["note"], expected)
-            if (row["quorum_at"] or 0) > newest:
+            if row["quorum_at"] not in {None, *(line["time_s"] for line in lines)}:
                 raise LogCorruptionError(
                     f"when the head of size {size} was cosigned by enough witnesses was changed"
                 )
@@ -151,14 +153,14 @@ class HeadChecker:
                 f"the log differs from its cosigned head of size {expected.size}"
             )
 
-    def _verify_cosignatures(self, checkpoint: Checkpoint) -> int:
-        """Verify the cosignatures of one head; return the latest time of them."""
-        what, newest = f"a cosignature of the head of size {checkpoint.size}", 0
-        for row in self.core.store.rows(
+    def _verify_cosignatures(self, checkpoint: Checkpoint) -> list[dict[str, Any]]:
+        """Verify the cosignatures of one head; return them."""
+        what = f"a cosignature of the head of size {checkpoint.size}"
+        rows = self.core.store.rows(
             "SELECT * FROM cosignatures WHERE origin = ? AND size = ?",
             checkpoint.origin, checkpoint.size,
-        ):  # fmt: skip
-            newest = max(newest, row["time_s"])
+        )  # fmt: skip
+        for row in rows:
             keys = self._keys.get((row["name"], row["key_id"]))
             if keys is None:
                 self.unknown += 1
@@ -168,7 +170,7 @@ class HeadChecker:
                 time_s = _time_of(Note(format_body(checkpoint), (line,)), keys)
             if time_s != row["time_s"]:
                 raise LogCorruptionError(f"the time of {what} was changed")
-        return newest
+        return rows
 
 
 def _time_of(note: Note, keys: set[VerifierKey]) -> int:
@@ -211,7 +213,8 @@ def verify_witnessed(core: Core) -> int:
         with _naming(f"a head of {row['size']} entries that a peer showed"):
             _head(core, row)
     anchors = core.store.rows("SELECT * FROM anchors ORDER BY origin, size")
-    logs = [log for node_id in core.trust.peers for log in _log_keys(core, node_id)]
+    owners = (core.node_id, *core.trust.peers)
+    logs = [log for node_id in owners for log in _log_keys(core, node_id)]
     for row in anchors:
         with _naming(f"the head of {row['origin']} that an envelope names"):
             note = parse_note(row["note"])

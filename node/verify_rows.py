@@ -310,6 +310,8 @@ def verify_trust(core: Core) -> None:
             own = local[0]
         elif isinstance(local, list) and local and isinstance(local[0], bytes):
             acts[local[0]] = tuple(local[2:])
+            if local[1:] == ["removed"]:  # added by mistake, and undone
+                del acts[local[0]]
     if own != core.trust.own.head.n:
         raise LogCorruptionError(f"{own} key statements of this node were logged, others stored")
     held = {

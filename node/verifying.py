@@ -19,8 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from node import row_types
 from node.access import OPERATOR
 from node.clock import rfc3339
+from node.cosigned_notes import verify_kept
 from node.verify_heads import HeadChecker, verify_evidence, verify_resealing, verify_witnessed
 from node.verify_rows import (
     Checkers,
@@ -110,7 +112,7 @@ class Verification:
         self._unknown = 0
         self._last: tuple[Mark, int] | None = None
         self._covered = Mark(0, merkle.EMPTY_ROOT, 0, 0, 0, 0)
-        self.what, self.done, self.total = "entries", 0, 0
+        self.what, self.done, self.total = "rows", 0, len(row_types.ALL)
         """What is looked at now, how many of them were, and how many there are to do."""
         self.passed: Passed | None = None
 
@@ -140,8 +142,10 @@ class Verification:
             BusyError: the node has just started, and may not sign what is to be verified.
         """
         try:
-            self._begin()
+            with row_types.explained(self._core.store):
+                self._begin()
             yield
+            yield from self._rows()
             yield from self._entries(at_once=at_once)
             try:
                 yield from self._envelopes()
@@ -160,6 +164,14 @@ class Verification:
             **self._counts,
             unknown_cosignatures=self._unknown, covered=self._covered, since=self._last,
         )  # fmt: skip
+
+    # --- what all of it relies on -------------------------------------------------------------
+    def _rows(self) -> Iterator[None]:
+        """Look at what kind of values there are."""
+        self.what, self.done, self.total = "rows", 0, len(row_types.ALL)
+        for table in row_types.ALL:
+            yield from row_types.check_steps(self._core.store, table)
+            self.done += 1
 
     # --- the first step ----------------------------------------------------------------------
     def _begin(self) -> None:
@@ -189,6 +201,7 @@ class Verification:
     # --- one by one --------------------------------------------------------------------------
     def _entries(self, *, at_once: bool) -> Iterator[None]:
         size, log = self._covered.size, self._core.log
+        self.what, self.done = "entries", 0
         before = 0 if self._last is None else self._last[0].size
         self._counts["entries"] = self.total = size - before
         if at_once and self._last is None:
@@ -243,6 +256,9 @@ class Verification:
             self._did("heads", len(sizes))
             yield
         self._unknown = checker.unknown
+        if self._last is None:
+            core = self._core
+            yield from verify_kept(core.store, news=core.cosigning.news, before=self._covered.size)
 
     def _count_to(self, what: str, sql: str, *values: object) -> None:
         self.what, self.done = what, 0
@@ -256,7 +272,10 @@ class Verification:
     # --- as a whole --------------------------------------------------------------------------
     def _comparisons(self) -> Iterator[None]:
         core = self._core
-        acts = (core.erasures.verify, core.access.verify, lambda: verify_trust(core))
+        acts = (
+            core.erasures.verify, core.access.verify, core.approvals.verify,
+            lambda: verify_trust(core),
+        )  # fmt: skip
         self.what, self.done, self.total = "comparisons", 0, len(acts) + 1
         with _damaged():
             for _ in verify_none_missing(core):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from keys.identity import ServiceKeys
@@ -122,7 +122,8 @@ class WitnessBook:
     def _keys_of(self, node_id: bytes) -> tuple[NamedKeys, ...]:
         """Return all log keys that a node has had."""
         if node_id == self._owner.node_id:
-            return (self._owner.card.log,)
+            bodies = (each.body for each in reversed(self._owner.trust.own.statements))
+            return tuple(dict.fromkeys(card.log for card in bodies if isinstance(card, Card)))
         peer = self._owner.trust.peers.get(node_id)
         return () if peer is None else log_keys(peer)
 
@@ -198,7 +199,8 @@ class WitnessBook:
             "SELECT * FROM peer_heads WHERE node_id = ? AND size = ?", node_id, checkpoint.size
         ):
             if row["root"] != checkpoint.root and row["source"] == node_id:
-                fork = self._contradiction(node_id, checkpoint.size, row["root"], ()) or fork
+                other = replace(checkpoint, root=row["root"])
+                fork = self._contradiction(node_id, other, ()) or fork
             self._drop(node_id, row["size"], row["root"])
         return fork
 
@@ -300,7 +302,7 @@ class WitnessBook:
         if last is not None and last.size == checkpoint.size:
             if last.root == checkpoint.root:
                 return None
-            return self._contradiction(node_id, checkpoint.size, checkpoint.root, ())
+            return self._contradiction(node_id, checkpoint, (), note)
         if old:
             return None  # that log proves nothing any more
         other: bytes | None = self._store.scalar(
@@ -391,7 +393,8 @@ class WitnessBook:
                 if before == row["root"]:
                     pass
                 elif row["source"] == node_id:
-                    fork = self._contradiction(node_id, old, row["root"], proof)
+                    other = Checkpoint(_origin(self.head_of(node_id)), old, row["root"])
+                    fork = self._contradiction(node_id, other, proof)
                     forks += [] if fork is None else [fork]
                 else:
                     note = self.head_of(node_id)
@@ -489,15 +492,18 @@ class WitnessBook:
 
     # --- evidence ----------------------------------------------------------------------------
     def _contradiction(
-        self, node_id: bytes, size: int, root: bytes, proof: Sequence[bytes]
+        self,
+        node_id: bytes,
+        other: Checkpoint,
+        proof: Sequence[bytes],
+        note: bytes | None = None,
     ) -> Forked | None:
-        """Keep evidence that the witnessed head contradicts the one of *size* and *root*."""
-        row = self._store.row(
-            "SELECT note FROM witnessed WHERE node_id = ? ORDER BY at DESC LIMIT 1", node_id
-        )
+        """Keep evidence that the witnessed head contradicts *other*, which *note* may be of."""
+        row = self._store.row("SELECT note FROM witnessed WHERE origin = ?", other.origin)
         if row is None:
             return None
-        others = [note for note in self._notes(node_id, size) if _root(note) == root]
+        held = self._notes(node_id, other.size) if note is None else (note,)
+        others = [each for each in held if _root(each) == other.root]
         return self._first_fork(node_id, others, [row["note"]], proof)
 
     def _first_fork(
@@ -533,7 +539,12 @@ class WitnessBook:
         fork = parse_log_fork(proof)
         verify_log_fork(fork, logs=self._keys_of(node_id))
         digest = log_fork_digest(fork)
-        held = [parse_log_fork(each) for each in self.forks().get(node_id, ())]
+        # Of each log by itself: who has its keys must not be able to fill the room for the next.
+        held = [
+            parse_log_fork(each)
+            for each in self.forks().get(node_id, ())
+            if fork_origin(each) == _origin(fork.first)
+        ]
         # Signed again, heads have other bytes: it is the same contradiction all the same.
         if len(held) >= _MAX_FORKS or _heads(fork) in map(_heads, held):
             return None
@@ -555,6 +566,11 @@ class WitnessBook:
 def make_fork(first: bytes, second: bytes, proof: Sequence[bytes]) -> bytes:
     """Return the bytes of the evidence that two signed heads contradict each other."""
     return encode_log_fork(make_log_fork(first, second, proof))
+
+
+def fork_origin(proof: bytes) -> str:
+    """Return which log the evidence *proof* is against."""
+    return _origin(parse_log_fork(proof).first)
 
 
 def _heads(fork: LogFork) -> tuple[str, str]:

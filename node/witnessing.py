@@ -22,6 +22,8 @@ from node.core import Core
 from node.cosigning import witness_vkeys
 from node.line import Line
 from node.metrics import Metrics
+from node.openings import OPENED, own_openings
+from node.peer_clocks import PeerClocks
 from node.tiles import LogFiles
 from node.witness import Claimed, Forked
 from protocol import limits
@@ -40,7 +42,7 @@ from protocol.log_frames import (
     WantLog,
 )
 from protocol.session import Effect
-from protocol.witness import CONFLICT, OK, parse_size
+from protocol.witness import CONFLICT, OK, parse_signatures, parse_size
 
 _log = structlog.get_logger()
 BEAT_MS: Final = 60_000
@@ -54,7 +56,7 @@ _PATIENCE_MS: Final = 120_000
 """How long a witness is waited for before it is asked again; a slow link takes its time."""
 _UNAVAILABLE: Final = 503
 CLOCK: Final = "clock"
-"""Why an answer is not counted: its time is in the future, by our clock."""
+"""Why an answer is not counted: by our clock its time is in the future, or before the head's."""
 _PROOF_US: Final = 50
 _TILE_US: Final = 100
 Told: TypeAlias = tuple[int, bytes, bytes]
@@ -123,8 +125,10 @@ class Witnessing:
         self._told: tuple[dict[bytes, Told], dict[bytes, Told]] = ({}, {})
         self._told_until = now + HEADS_MS
         self._readers: dict[bytes, Parts] = {}
+        self._openings = b""
+        self.clocks = PeerClocks()
         self.beats = self.offered = 0
-        core.signing_waits = core.has_been_linked()
+        core.signing_waits = core.restored.waits or core.has_been_linked()
 
     # --- life of a link ----------------------------------------------------------------------
     def opened(self, line: Line) -> None:
@@ -133,13 +137,14 @@ class Witnessing:
             return
         self._say(line, Head(line.peer, self._core.witness.newest_of(line.peer)))
         for node_id, proofs in self._core.witness.forks().items():
-            if self._tells(line, node_id):
-                self._say(line, LogForked(node_id, proofs[0]))
+            if self._warns(line, node_id):
+                self._say(line, LogForked(node_id, proofs[-1]))
         self._heads_at[line] = self._clock.monotonic()
 
     def lost(self, line: Line) -> None:
         """Forget a link that is gone."""
         self._asked.pop(line, None)
+        self._readers.pop(line.peer, None)  # what was asked on it has no answer
         self._heads_at.pop(line, None)
         for key in [key for key in self._claims if key[0] == line.peer]:
             del self._claims[key]
@@ -152,6 +157,13 @@ class Witnessing:
             line.peer, node_id
         )
 
+    def _warns(self, line: Line, node_id: bytes) -> bool:
+        """Whether a peer is told of a log that contradicts itself; most of all it is, if its own.
+
+        Somebody may have its keys. One that lies learns only what it knows.
+        """
+        return line.peer == node_id or self._tells(line, node_id)
+
     # --- time --------------------------------------------------------------------------------
     def tick(self, now: int) -> None:
         """Let time pass: the beat on which heads are shown, and what was seen of third nodes.
@@ -159,7 +171,8 @@ class Witnessing:
         Raises:
             BusyError: the disk is full; the beat comes again.
         """
-        if self._core.signing_waits and now >= self._until:
+        self._core.restored.tick()
+        if self._core.signing_waits and now >= self._until and not self._core.restored.waits:
             _log.warning("log-unchecked", code="no-witness")
             self._core.signing_waits = False
         lines = [line for line in self._links.values() if line.open]
@@ -210,7 +223,10 @@ class Witnessing:
         match frame:
             case Head(_, note):
                 fits = bool(note) and self._core.check_shown(note)
-                if fits or not self._core.cosigning.was_cosigned():
+                if self._core.restored.waits:
+                    if fits or not note:
+                        self._core.restored.heard(line.peer)
+                elif fits or not self._core.cosigning.was_cosigned():
                     # Else somebody else may still know more of this log than we do.
                     self._core.signing_waits = False
             case WantHead(node_id, size):
@@ -245,7 +261,12 @@ class Witnessing:
     def _send_part(self, line: Line, path: str) -> None:
         self._charge(line, _TILE_US)
         try:
-            body = LogFiles(self._core.log, head=self._core.cosigning.shown).resolve(path).body
+            if path == OPENED:
+                # A log is begun while the node does not run.
+                self._openings = self._openings or own_openings(self._core.store)
+                body = self._openings
+            else:
+                body = LogFiles(self._core.log, head=self._core.cosigning.shown).resolve(path).body
         except NotFoundError:
             body = b""
         self._say(line, LogPart(path, body))
@@ -290,7 +311,7 @@ class Witnessing:
         else:
             doubtful = self._core.witness.doubtful(line.peer)
             say += () if doubtful is None else (WantConsistency(*doubtful),)
-            _log.info("not-cosigned", peer=self._name(line.peer), status=answer.status)
+            _log.info("not-cosigned", peer=self._name(line.peer), code=f"status-{answer.status}")
         return Outcome(say=say, forks=() if fork is None else (fork,))
 
     @staticmethod
@@ -309,16 +330,20 @@ class Witnessing:
         if status == OK:
             keys = witness_vkeys(self._core.trust.peer(line.peer).card.witness)
             size, asked.size = asked.size, 0  # answered, even if the disk does not take it
+            late = asked.late
             try:
                 met = self._core.cosigning.take(size, body, keys=keys)
             except SignatureError:
                 if asked.late:
                     asked.late, asked.size = asked.late - 1, size  # of what it was asked before
                     return Outcome()
-                if not self._core.cosigning.is_ahead(body):
+                if not self._core.cosigning.is_off(size, body):
                     raise
+                self._read_clock(line, asked, body)
                 return self._refused(line, CLOCK)
             asked.late = 0
+            if not late:  # else it may have answered the question before
+                self._read_clock(line, asked, body)
             return Outcome(cosigned=met)
         if status == CONFLICT and not asked.corrected:
             asked.corrected = True
@@ -333,6 +358,15 @@ class Witnessing:
             return Outcome(say=(Cosign(request),))
         asked.size = 0
         return self._refused(line, str(status))
+
+    def _read_clock(self, line: Line, asked: _Asked, body: bytes) -> None:
+        """Note what the peer's own cosignature says of its clock."""
+        answered = self._clock.now()
+        since = self._clock.monotonic() - asked.at
+        name = self._core.trust.peer(line.peer).card.witness.name
+        for each in [each for each in parse_signatures(body) if each.name == name][:1]:
+            said = int.from_bytes(each.signature[:8], "big")
+            self.clocks.read(line.peer, said, asked_ms=answered - since, answered_ms=answered)
 
     def _refused(self, line: Line, why: str) -> Outcome:
         _log.warning("cosigning-refused", peer=self._name(line.peer), code=why)
@@ -374,7 +408,7 @@ class Witnessing:
         self._metrics.add(metrics.LOG_FORKS)
         _log.error("log-forked", peer=self._name(fork.node_id))
         for line in list(self._links.values()):
-            if line.open and self._tells(line, fork.node_id):
+            if line.open and self._warns(line, fork.node_id):
                 self._say(line, LogForked(fork.node_id, fork.proof))
 
     def _ask_for(self, claim: Claimed) -> None:
@@ -406,5 +440,7 @@ class Witnessing:
         self._readers.pop(peer, None)
 
     def _name(self, node_id: bytes) -> str:
+        if node_id == self._core.node_id:
+            return "this node"
         peer = self._core.trust.peers.get(node_id)
         return peer.name if peer is not None else "unknown"

@@ -205,15 +205,18 @@ def _content(verified: VerifiedEnvelope, key: bytes) -> tuple[bytes, str]:
 
 def _record(body: bytes) -> tuple[dict[str, Any], str]:
     # Heavy (pydantic), and needed only here.
-    from protocol.incident import from_record, split_attachments  # noqa: PLC0415
+    from protocol.incident import Record, split_attachments  # noqa: PLC0415
+    from protocol.records import parse_record  # noqa: PLC0415
 
     value = decode(body, max_bytes=limits.MAX_BODY)
-    from_record(value)
+    record = parse_record(value)
     if not isinstance(value, dict):
         raise RecordError("the record is not a map")
     shown, attached = split_attachments(value)
-    keys = f"; it has the keys of {len(attached)} attachments" if attached else ""
-    return shown, f"it is an incident report{keys}"
+    named = "1 attachment" if len(attached) == 1 else f"{len(attached)} attachments"
+    keys = f"; it has what opens {named}" if attached else ""
+    what = "an incident report" if isinstance(record, Record) else f"a record {record.KIND}"
+    return shown, f"it is {what}{keys}"
 
 
 # --- text form -------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def _seal(
     ciphertext = suite.encrypt_body(key, _body_context(pre, slots_digest), pad(body))
     header = encode([pre, slots_digest, suite.digest("ciphertext", ciphertext)])
     envelope_id = suite.digest("envelope", header)
-    signature = signer.sign(suite.label("message") + envelope_id)
+    signature = signer.sign(suite.label("message") + envelope_id, header)
     wire = encode([header, signature, ciphertext, audience, list(slots) if slots else None])
     return parse(wire)
 

@@ -23,7 +23,9 @@ from protocol.envelope import Audience, Epoch, Header
 from protocol.errors import DecodeError, OpenError
 from protocol.shape import array, octets, text, uint
 
-_LAYERS: Final = ("face", "annex", "face annex")
+ABOUT_INCIDENT: Final = "record"
+"""In the place of layers: what was erased is no revision, but was written about the incident."""
+_LAYERS: Final = ("face", "annex", "face annex", ABOUT_INCIDENT)
 
 
 class Reason(StrEnum):

@@ -230,6 +230,18 @@ class ConflictError(RequestError):
     code = "conflict"
 
 
+class ApprovalNeededError(ConflictError):
+    """Something that more operators have to approve first; nothing was done."""
+
+    code = "approval-needed"
+
+
+class ApprovalRecordError(ConflictError):
+    """What the log has of approvals does not verify, so that nothing is done that needs them."""
+
+    code = "approval-record"
+
+
 class MethodError(RequestError):
     """The path exists, but not for this method; ``allowed`` names those it exists for."""
 
@@ -282,6 +294,12 @@ class BusyError(RequestError):
     code = "busy"
 
 
+class SignerAwayError(BusyError):
+    """The token or process that holds a signing key does not sign now; nothing was changed."""
+
+    code = "signer-away"
+
+
 class LinkError(PicketError):
     """A connection that could not be made or kept."""
 
@@ -298,6 +316,18 @@ class HandshakeError(LinkError):
     """TLS or the signed hello failed; the link is closed, never downgraded."""
 
     code = "handshake-failed"
+
+
+class NotKnownError(HandshakeError):
+    """The other end proved its pinned certificate, and hung up on ours: it does not know us."""
+
+    code = "not-known"
+
+
+class NotApprovedError(NotKnownError):
+    """The same, and it has this node's request to be looked at."""
+
+    code = "not-approved"
 
 
 class LinkTimeoutError(LinkError):
@@ -364,6 +394,12 @@ class RollbackError(OperatorError):
     """The database is older than what this node has already published."""
 
     code = "restored-backup"
+
+
+class BackupError(OperatorError):
+    """A file is no backup, is damaged, does not open with this code, or does not hold together."""
+
+    code = "bad-backup"
 
 
 class BlobStoreError(OperatorError):

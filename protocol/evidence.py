@@ -21,7 +21,7 @@ from protocol import evidence_zip as zips
 from protocol.access import EXPORT_EVIDENCE
 from protocol.canonical import decode
 from protocol.checkpoint import Checkpoint, parse_body, verify_checkpoint
-from protocol.cosignatures import check_policy, verify_cosignatures
+from protocol.cosignatures import check_policy, quorum_time, verify_cosignatures
 from protocol.entry import BLIND_SIZE, Entry, EntryKind, local_digest, parse_entry
 from protocol.envelope import Audience, Envelope, VerifiedEnvelope
 from protocol.errors import (
@@ -70,6 +70,8 @@ _PARTS: Final = {
     EntryKind.CARRIED: "received by the holder, to carry for others",
 }
 _SHOWN: Final = 6
+_CLOCKS_S: Final = 600
+"""How far the clocks of two witnesses may be apart: 300 s each from that of a log."""
 _LOCAL_FIELDS: Final = 6
 _T = TypeVar("_T")
 
@@ -267,6 +269,8 @@ class _Examination:
     # --- the bundle itself -------------------------------------------------------------------
     def _bundle(self) -> str:
         faults = [*self._faults]
+        if not self._files:
+            raise DecodeError(faults[0] if faults else "it is no bundle: nothing is in it")
         faults += [
             fault for name, member in zips.MEMBERS.items()
             if member.required and name not in self._files
@@ -419,16 +423,18 @@ class _Examination:
         except (PicketError, _OpenError):
             return set()  # the quorum is where that is told
 
-    def _witnesses(self) -> Iterator[VerifierKey]:
-        yield from self._need(self._vkeys, "vkeys.txt").witnesses
+    def _witnesses(self) -> tuple[VerifierKey, ...]:
+        """Return whose cosignatures are looked at; of a reader who has a policy, no others."""
         if self._expected.policy is not None:
-            yield from (line.key for line in self._expected.policy.witnesses.values())
+            return tuple(line.key for line in self._expected.policy.witnesses.values())
+        return self._need(self._vkeys, "vkeys.txt").witnesses
 
     def _cosignatures(self) -> str:
         note, _ = self._note()
         found = verify_cosignatures(note, self._witnesses())
         if not found:
-            raise _OpenError("none: nobody but the holder says when this was so")
+            yours = " that your policy names" if self._expected.policy else ""
+            raise _OpenError(f"none{yours}: nobody but the holder says when this was so")
         shown = sorted({f"{each.name} at {when(each.time_s * 1000)}" for each in found})
         more = f" and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
         return ", ".join(shown[:_SHOWN]) + more
@@ -437,16 +443,29 @@ class _Examination:
         data = self._file(zips.POLICY)
         return self._parsed("policy", lambda: parse_policy(data))
 
+    def _chosen(self) -> tuple[Policy, str]:
+        """Return the policy that counts, and in words whose it is."""
+        if self._expected.policy is not None:
+            return self._expected.policy, "by your policy"
+        said = "by the policy in the bundle, which is the holder's own choice"
+        return self._bundled_policy(), said
+
+    def _not_after(self) -> int | None:
+        """Return the time (s) by which the quorum was met, if it was."""
+        with suppress(PicketError, _OpenError):
+            return check_policy(self._proof().checkpoint, self._chosen()[0]).not_after
+        return None
+
     def _quorum(self) -> str:
         proof = self._need(self._proof, "the proof file")
-        chosen, said = self._expected.policy, "by your policy"
-        bundled = self._bundled_policy()
-        if chosen is None:
-            chosen = bundled
-            said = "by the policy in the bundle, which is the holder's own choice"
+        chosen, said = self._chosen()
+        self._bundled_policy()
         cosigned = check_policy(proof.checkpoint, chosen)
         if cosigned.not_after is None:
-            raise _OpenError(f"no witness is asked for, {said}")
+            raise _OpenError(
+                f"no witness is asked for {said}: nobody but the holder says that it was in the "
+                "log, or when"
+            )
         at = when(cosigned.not_after * 1000)
         names = ", ".join(chosen.cosigners(cosigned.labels))
         return f"in the log at {at} at the latest, cosigned by {names}; {said}"
@@ -460,28 +479,47 @@ class _Examination:
         note = parse_note(data)
         if parse_body(note.text) != Checkpoint(anchor.origin, anchor.size, anchor.root):
             raise DigestError("anchor.txt is not the checkpoint that the author named")
-        found = verify_cosignatures(note, self._anchor_keys(anchor.origin))
-        times = [each.time_s for each in found if each.time_s]
-        if not times:
-            raise SignatureError("no key that is known here signed anchor.txt")
-        at = when(min(times) * 1000)
-        return f"made after {where}, which was new at {at}: hardly earlier than that"
+        logs = [_vkey(card.log) for card in self._known_cards() if card.log.name == anchor.origin]
+        signed = verify_cosignatures(note, logs)
+        at = self._anchor_time(note, signed=bool(signed))
+        if at is None:
+            return (
+                f"made after {where}. When that was new nobody says whose word counts: too few "
+                "witnesses of the policy cosigned it"
+            )
+        latest = self._not_after()
+        if latest is not None and at > latest + _CLOCKS_S:
+            raise ProofError(
+                f"anchor.txt was new at {when(at * 1000)}, but what was made after it was in the "
+                f"log at {when(latest * 1000)} at the latest"
+            )
+        shown = when((at if latest is None else min(at, latest)) * 1000)
+        return f"made after {where}, which was new at {shown}: hardly earlier than that"
 
-    def _anchor_keys(self, origin: str) -> Iterator[VerifierKey]:
-        """Yield the keys under which an anchor counts: logs on cards here, and witnesses."""
-        yield from self._witnesses()
-        for card in self._known_cards():
-            if card.log.name == origin:
-                yield _vkey(card.log)
+    def _anchor_time(self, note: Note, *, signed: bool) -> int | None:
+        """Return when (s) the anchor was new, if a quorum says so.
+
+        Its own log says nothing of that: it may date its signature as it likes.
+        """
+        policy, _ = self._need(self._chosen, "policy.txt")
+        lines = {(line.key.name, line.key.key_id): line for line in policy.witnesses.values()}
+        found = verify_cosignatures(note, [line.key for line in lines.values()])
+        if not signed and not found:
+            raise SignatureError("no key that is known here signed anchor.txt")
+        times = {lines[each.name, each.key_id].name: each.time_s for each in found if each.time_s}
+        return None if quorum_time(policy, times) is None else min(times.values())
 
     def _known_cards(self) -> Iterator[Card]:
-        """Yield the cards of author, holder and all who gave receipts, as far as they verify."""
+        """Yield the cards of author, holder and who gave receipts, as far as they verify."""
         for name in zips.AUTHOR, zips.HOLDER:
             with suppress(PicketError, _OpenError):
                 yield from _cards(self._chain(name))
         with suppress(PicketError, _OpenError):
+            audience = self._parsed_audience()
             for _, bundle in self._receipt_pairs():
-                yield from _cards(verify_bundle(bundle, network=self._network()))
+                chain = verify_bundle(bundle, network=self._network())
+                if audience.admits(chain.node_id):
+                    yield from _cards(chain)
 
     # --- content -----------------------------------------------------------------------------
     def _body(self) -> bytes:

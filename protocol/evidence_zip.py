@@ -119,7 +119,9 @@ def write_zip(files: Mapping[str, bytes]) -> bytes:
 def read_zip(data: bytes) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """Return the known members of a bundle and, in words, everything that is wrong with it."""
     if len(data) > limits.MAX_EVIDENCE:
-        return {}, (f"it is longer than {limits.MAX_EVIDENCE} bytes",)
+        return {}, (f"it is no bundle: it is longer than {limits.MAX_EVIDENCE} bytes",)
+    if data[:4] != _LOCAL_MARK:
+        return {}, ("it is no bundle: it does not begin as a ZIP file does",)
     files: dict[str, bytes] = {}
     faults: list[str] = []
     at = 0

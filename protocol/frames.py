@@ -43,6 +43,7 @@ from protocol.frontier import (
     parse_item,
     parse_ranges,
 )
+from protocol.key_frames import KEY_READERS, KeyFrame, key_frame_value
 from protocol.log_frames import LOG_READERS, LogFrame, log_frame_value
 from protocol.reseal import (
     SEALED_AGAIN,
@@ -229,7 +230,7 @@ class Bye:
     code: str
 
 
-Frame: TypeAlias = (
+_LinkFrame: TypeAlias = (
     Hello
     | Proof
     | WantStatements
@@ -252,15 +253,16 @@ Frame: TypeAlias = (
     | ResealFrame
     | LogFrame
 )
+Frame: TypeAlias = _LinkFrame | KeyFrame
 
 
 # --- payloads --------------------------------------------------------------------------------
 def encode_frame(frame: Frame) -> bytes:
     """Return the canonical payload of *frame*."""
-    return encode(_value(frame))
+    return encode(key_frame_value(frame) if isinstance(frame, KeyFrame) else _value(frame))
 
 
-def _value(frame: Frame) -> list[object]:
+def _value(frame: _LinkFrame) -> list[object]:
     if isinstance(frame, LogFrame):
         return log_frame_value(frame)
     match frame:
@@ -552,6 +554,7 @@ _READERS: Final[dict[int, tuple[int, Callable[[list[Value]], Frame]]]] = {
     NO_BLOB: (2, parse_no_blob),
     UNOPENED: (3, parse_unopened),
     SEALED_AGAIN: (3, parse_sealed_again),
+    **KEY_READERS,
     **LOG_READERS,
 }
 

@@ -9,409 +9,166 @@
 
 from __future__ import annotations
 
-import datetime
 import re
-import unicodedata
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from protocol import limits
 from protocol import vocabulary as v
 from protocol.blob import BlobRef
+from protocol.classification import personal_data
+from protocol.completeness import anchors
 from protocol.errors import InvalidIncidentError, RecordError
+from protocol.incident_fields import (
+    TIME,
+    Country,
+    Date,
+    Decimal,
+    Hex32,
+    Language,
+    Many,
+    Model,
+    Short,
+    Text,
+    Time,
+    Uuid,
+    clean,
+    real_time,
+    word,
+)
+from protocol.incident_parts import (
+    Attachment,
+    Contact,
+    Container,
+    Conveyance,
+    Document,
+    Equipment,
+    EquipmentMark,
+    FoundDrug,
+    Handling,
+    IdDocument,
+    Identifier,
+    IncbCopy,
+    Laboratory,
+    Leg,
+    Link,
+    Location,
+    ModusOperandi,
+    Money,
+    Occurred,
+    Online,
+    Origin,
+    OtherSubstance,
+    Packages,
+    Party,
+    Place,
+    Quantity,
+    Selector,
+    Substance,
+)
 
 RECORD: Final = "incident.report"
 LAYERS: Final = ("face", "annex")
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _REF_LENGTH: Final = 6
-_DECIMAL: Final = re.compile(r"(0|[1-9][0-9]{0,11})(\.[0-9]{1,6})?")
-_TIME: Final = re.compile(
-    r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]"
-    r"(\.[0-9]{1,3})?Z"
-)
-_DATE: Final = re.compile(r"[0-9]{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12][0-9]|3[01]))?)?")
 _WITHOUT_SUBSTANCE: Final = frozenset({"equipment_only", "mo_warning"})
-_PRIORITY: Final = ("A4", "A2", "A1", "A3", "A6", "A7")
 
-
-# --- field types -----------------------------------------------------------------------------
-def _clean(value: str) -> str:
-    if not unicodedata.is_normalized("NFC", value):
-        raise ValueError("is not in Unicode Normalization Form C")
-    if any(c < " " and c != "\n" for c in value):
-        raise ValueError("holds a control character")
-    return value
-
-
-def _among(words: Sequence[str] | frozenset[str]) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in words:
-            raise ValueError(f"is none of: {', '.join(sorted(words))}")
-        return value
-
-    return check
-
-
-def _country(value: str) -> str:
-    if value not in v.COUNTRIES:
-        # There are too many to list.
-        example = value.upper() if value.upper() in v.COUNTRIES else "NL"
-        raise ValueError(
-            f"is not a country code of two capital letters (ISO 3166-1), such as {example}"
-        )
-    return value
-
-
-def _matching(pattern: re.Pattern[str], wanted: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if not pattern.fullmatch(value):
-            raise ValueError(f"is not {wanted}")
-        return value
-
-    return check
-
-
-def _word(words: Sequence[str] | frozenset[str]) -> AfterValidator:
-    return AfterValidator(_among(words))
-
-
-def _real_time(value: str) -> str:
-    """Refuse days that no calendar has, which the form alone lets through."""
-    date, _, _ = value.partition("T")
-    year, month, day = [*date.split("-"), "1", "1"][:3]
-    try:
-        datetime.date(int(year), int(month), int(day))
-    except ValueError:
-        raise ValueError("is a day that does not exist") from None
-    return value
-
-
-Short = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_clean)]
-Country = Annotated[str, AfterValidator(_country)]
-Time = Annotated[
-    str,
-    AfterValidator(_matching(_TIME, "a UTC time such as 2026-03-01T08:30:00Z")),
-    AfterValidator(_real_time),
+__all__ = [
+    "LAYERS",
+    "RECORD",
+    "Annex",
+    "Attachment",
+    "Contact",
+    "Container",
+    "Conveyance",
+    "Country",
+    "Date",
+    "Decimal",
+    "Document",
+    "Enclosed",
+    "Equipment",
+    "EquipmentMark",
+    "Face",
+    "FoundDrug",
+    "Handling",
+    "Hex32",
+    "IdDocument",
+    "Identifier",
+    "IncbCopy",
+    "Incident",
+    "Laboratory",
+    "Language",
+    "Leg",
+    "Link",
+    "Location",
+    "Many",
+    "Model",
+    "ModusOperandi",
+    "Money",
+    "Occurred",
+    "Online",
+    "Origin",
+    "OtherSubstance",
+    "Packages",
+    "Party",
+    "Place",
+    "Quantity",
+    "Record",
+    "Selector",
+    "Short",
+    "Substance",
+    "Time",
+    "Uuid",
+    "enclose",
+    "from_record",
+    "make_ref",
+    "parse_handling",
+    "parse_incident",
+    "split_attachments",
+    "summary_line",
+    "to_record",
 ]
-Date = Annotated[
-    str,
-    AfterValidator(_matching(_DATE, "a date such as 2026-03-01, 2026-03 or 2026")),
-    AfterValidator(_real_time),
-]
-Decimal = Annotated[
-    str, AfterValidator(_matching(_DECIMAL, 'a decimal number as text, such as "20160" or "1.5"'))
-]
-Hex32 = Annotated[
-    str, AfterValidator(_matching(re.compile(r"[0-9a-f]{64}"), "64 lower-case hex digits"))
-]
-Language = Annotated[
-    str, AfterValidator(_matching(re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*"), "a language tag"))
-]
-Many = Field(default=(), max_length=50)
-
-
-class Model(BaseModel):
-    """Base of all parts: frozen, exact types, nothing unknown."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Contact(Model):
-    """A8: who answers a follow-up; a role mailbox rather than a person."""
-
-    unit: Short
-    mailbox: Short | None = None
-    phone: Short | None = None
-    hours: Short | None = None
-    languages: tuple[Language, ...] = Many
-
-
-class Handling(Model):
-    """How the record may be used and passed on."""
-
-    tlp: Annotated[str, _word(v.TLP)]
-    hc: tuple[Annotated[str, _word(v.HANDLING_CODE)], ...] = Many
-    hc_text: Short | None = None
-    pap: Annotated[str, _word(v.PAP)] | None = None
-    src_eval: Annotated[str, _word(v.SOURCE_EVALUATION)] = "X"
-    info_eval: Annotated[str, _word(v.INFORMATION_EVALUATION)] = "4"
-    confidential_12_11: bool = False
-    onward: Annotated[str, _word(v.ONWARD)] = "ask_originator"
-    evidence_use: Annotated[str, _word(v.EVIDENCE_USE)] = "intelligence_only"
-    retain_until: Date | None = None
-
-
-class Occurred(Model):
-    """When it happened, and how exactly that is known."""
-
-    start: Date | None = None
-    end: Date | None = None
-    precision: Annotated[str, _word(v.PRECISION)]
-
-
-class Location(Model):
-    """Where it was found, as coarse as the reporter wishes."""
-
-    country: Country
-    subdivision: (
-        Annotated[
-            str,
-            AfterValidator(_matching(re.compile(r"[A-Z]{2}-[A-Z0-9]{1,3}"), "an ISO 3166-2 code")),
-        ]
-        | None
-    ) = None
-    locode: (
-        Annotated[str, AfterValidator(_matching(re.compile(r"[A-Z]{2}[A-Z2-9]{3}"), "a UN/LOCODE"))]
-        | None
-    ) = None
-    facility_type: Annotated[str, _word(v.FACILITY_TYPE)] | None = None
-
-
-class Quantity(Model):
-    """A quantity as it was measured; never converted in the record."""
-
-    value: Decimal
-    unit: Annotated[str, _word(v.UNIT)]
-    qualifier: Annotated[str, _word(v.QUALIFIER)] = "exact"
-    basis: Annotated[str, _word(v.BASIS)] = "unknown"
-
-
-class OtherSubstance(Model):
-    """A substance that is not in the reference list."""
-
-    name: Short
-    cas: Short | None = None
-    inchikey: Short | None = None
-    formula: Short | None = None
-
-
-class Substance(Model):
-    """One substance of the incident."""
-
-    substance_id: Short | None = None
-    other: OtherSubstance | None = None
-    id_status: Annotated[str, _word(v.ID_STATUS)] = "declared_only"
-    method: Annotated[str, _word(v.ID_METHOD)] | None = None
-    declared_as: Short | None = None
-    hs_declared: Short | None = None
-    hs_true: Short | None = None
-    purity_pct: Decimal | None = None
-    form: Annotated[str, _word(v.FORM)]
-    qty: Quantity
-    qty_expected: Quantity | None = None
-    un_number: Short | None = None
-    intended_drug: Short | None = None
-
-    @model_validator(mode="after")
-    def _one_name(self) -> Substance:
-        if (self.substance_id is None) == (self.other is None):
-            raise ValueError("needs either substance_id or other, not both")
-        return self
-
-    @property
-    def name(self) -> str:
-        """How to call it in a line of text."""
-        if self.other is not None:
-            return self.other.name
-        return str(self.substance_id)
-
-
-class Leg(Model):
-    """One leg of the route, by country and date."""
-
-    seq: Annotated[int, Field(ge=1, le=50)]
-    mode: Annotated[str, _word(v.MODE)]
-    subtype: Annotated[str, _word(v.MODE_SUBTYPE)] | None = None
-    role: Annotated[str, _word(v.LEG_ROLE)]
-    origin: Country | None = None
-    destination: Country | None = None
-    locode: Short | None = None
-    departed: Date | None = None
-    arrived: Date | None = None
-
-
-class ModusOperandi(Model):
-    """How it was acquired, hidden, covered and paid."""
-
-    acquisition: tuple[Annotated[str, _word(v.ACQUISITION)], ...] = Many
-    concealment: tuple[Annotated[str, _word(v.CONCEALMENT)], ...] = Many
-    false_cover: tuple[Annotated[str, _word(v.FALSE_COVER)], ...] = Many
-    payment: tuple[Annotated[str, _word(v.PAYMENT)], ...] = Many
-    diversion_point: Annotated[str, _word(v.DIVERSION_POINT)] | None = None
-
-
-class Laboratory(Model):
-    """An illicit laboratory or dump, in coarse words only."""
-
-    lab_type: Annotated[str, _word(v.LAB_TYPE)]
-    scale: Annotated[str, _word(v.SCALE)] | None = None
-    casualties: Annotated[int, Field(ge=0, le=10_000)] | None = None
-
-
-class Equipment(Model):
-    """One kind of equipment, by type and number."""
-
-    type: Short
-    qty: Annotated[int, Field(ge=1, le=1_000_000)]
-    new_used: Annotated[str, _word(("new", "used", "unknown"))] = "unknown"
-    made_to_order: bool = False
-
-
-class Link(Model):
-    """A tie to another incident, with its reason."""
-
-    kind: Annotated[str, _word(v.LINK_KIND)]
-    target: Short
-    basis: Short | None = None
 
 
 class Face(Model):
     """What may be shared widely: no person, no number that names one."""
 
-    incident_type: Annotated[str, _word(v.INCIDENT_TYPE)]
+    incident_type: Annotated[str, word(v.INCIDENT_TYPE)]
     origin_country: Country
-    agency_type: Annotated[str, _word(v.AGENCY_TYPE)] | None = None
+    agency_type: Annotated[str, word(v.AGENCY_TYPE)] | None = None
+    agency: Short | None = None
     national_ref: Short | None = None
     detected_at: Time
     occurred: Occurred | None = None
-    status: Annotated[str, _word(v.STATUS)] = "open"
-    discovery: Annotated[str, _word(v.DISCOVERY)] | None = None
+    status: Annotated[str, word(v.STATUS)] = "open"
+    discovery: Annotated[str, word(v.DISCOVERY)] | None = None
     exercise: bool = False
     lang: Language = "en"
-    summary: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_clean)]
+    summary: Annotated[str, Field(min_length=1, max_length=500), AfterValidator(clean)]
     handling: Handling
     location: Location
     contact: Contact | None = None
     substances: tuple[Substance, ...] = Many
     drugs: tuple[Short, ...] = Many
+    drugs_found: tuple[FoundDrug, ...] = Many
     equipment: tuple[Equipment, ...] = Many
     route: tuple[Leg, ...] = Many
     mo: ModusOperandi | None = None
     lab: Laboratory | None = None
-    indicators: tuple[Annotated[str, _word(v.INDICATOR)], ...] = Many
+    indicators: tuple[Annotated[str, word(v.INDICATOR)], ...] = Many
+    operation_id: Uuid | None = None
     links: tuple[Link, ...] = Many
-    anchors: tuple[Annotated[str, _word(tuple(f"A{n}" for n in range(1, 9)))], ...] = Many
+    anchors: tuple[Annotated[str, word(tuple(f"A{n}" for n in range(1, 9)))], ...] = Many
+    personal_data: bool = False
 
     @model_validator(mode="after")
     def _names_a_substance(self) -> Face:
         if not self.substances and self.incident_type not in _WITHOUT_SUBSTANCE:
             raise ValueError(f"needs at least one substance where the type is {self.incident_type}")
-        return self
-
-
-class Identifier(Model):
-    """A registration of a party."""
-
-    scheme: Annotated[str, _word(v.ID_SCHEME)]
-    value: Short
-    country: Country | None = None
-
-
-class Selector(Model):
-    """A way to reach or find a party."""
-
-    kind: Annotated[str, _word(v.CONTACT_KIND)]
-    value: Annotated[str, Field(min_length=1, max_length=1_024), AfterValidator(_clean)]
-
-
-class Party(Model):
-    """A firm or person in the case; often a victim of misuse."""
-
-    role: Annotated[str, _word(v.PARTY_ROLE)]
-    kind: Annotated[str, _word(v.PARTY_KIND)]
-    name: Short
-    aliases: tuple[Short, ...] = Many
-    ids: tuple[Identifier, ...] = Many
-    country: Country | None = None
-    address: Short | None = None
-    contacts: tuple[Selector, ...] = Many
-    licence_no: Short | None = None
-    verification: Annotated[str, _word(v.VERIFICATION)] = "unchecked"
-    involvement: Annotated[str, _word(v.INVOLVEMENT)] = "unknown"
-
-
-class Document(Model):
-    """A transport or trade document."""
-
-    type: Annotated[str, _word(v.DOCUMENT_TYPE)]
-    number: Short
-    issuer: Short | None = None
-    date: Date | None = None
-    genuine: Annotated[str, _word(v.GENUINE)] = "unknown"
-
-
-class Conveyance(Model):
-    """A vessel, flight or vehicle of one leg."""
-
-    leg: Annotated[int, Field(ge=1, le=50)]
-    carrier: Short | None = None
-    vessel_name: Short | None = None
-    imo: Short | None = None
-    voyage: Short | None = None
-    flight: Short | None = None
-    plate: Short | None = None
-    plate_country: Country | None = None
-
-
-class Container(Model):
-    """A freight container and its seals."""
-
-    no: Short
-    size_type: Short | None = None
-    seals: tuple[Short, ...] = Many
-
-
-class Packages(Model):
-    """Packages of one kind."""
-
-    count: Annotated[int, Field(ge=1, le=10_000_000)]
-    rec21: Annotated[str, _word(v.PACKAGE)]
-    capacity: Quantity | None = None
-    marks: Short | None = None
-
-
-class Origin(Model):
-    """A4: who made a substance, and which batch; ``substance`` counts from 1."""
-
-    substance: Annotated[int, Field(ge=1, le=50)]
-    manufacturer: Short | None = None
-    country: Country | None = None
-    brand: Short | None = None
-    batch_no: Short | None = None
-    label_text: Annotated[str, Field(max_length=2_000), AfterValidator(_clean)] | None = None
-    packages: tuple[Packages, ...] = Many
-
-
-class Online(Model):
-    """An offer or account on the internet."""
-
-    platform_type: Annotated[str, _word(v.PLATFORM)]
-    platform: Short | None = None
-    url: Annotated[str, Field(max_length=1_024), AfterValidator(_clean)] | None = None
-    handle: Short | None = None
-    listing_title: Short | None = None
-    captured_at: Time | None = None
-
-
-class Attachment(Model):
-    """What is known of a file that travels apart from the record."""
-
-    sha256: Hex32
-    media_type: Short
-    size: Annotated[int, Field(ge=1, le=2**30)]
-    kind: Annotated[str, _word(v.ATTACHMENT_KIND)]
-    caption: Short | None = None
-    blob: Hex32 | None = None
-    key: Hex32 | None = Field(default=None, repr=False)
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> Attachment:
-        if (self.blob is None) != (self.key is None):
-            raise ValueError("has one of blob and key without the other")
         return self
 
 
@@ -426,12 +183,15 @@ class Enclosed:
 class Annex(Model):
     """What opens a file at the counterpart: names, numbers, documents."""
 
-    narrative: Annotated[str, Field(max_length=8_000), AfterValidator(_clean)] | None = None
+    narrative: Annotated[str, Field(max_length=8_000), AfterValidator(clean)] | None = None
     parties: tuple[Party, ...] = Many
     documents: tuple[Document, ...] = Many
     containers: tuple[Container, ...] = Many
     conveyances: tuple[Conveyance, ...] = Many
     origins: tuple[Origin, ...] = Many
+    equipment_marks: tuple[EquipmentMark, ...] = Many
+    place: Place | None = None
+    mo_text: Text | None = None
     online: tuple[Online, ...] = Many
     attachments: tuple[Attachment, ...] = Many
 
@@ -441,15 +201,6 @@ class Incident(Model):
 
     face: Face
     annex: Annex | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Warning:  # noqa: A001  the domain's word
-    """Something odd that does not stop a release."""
-
-    pointer: str
-    code: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -492,6 +243,22 @@ def parse_incident(data: object) -> Incident:
                 problems=[(pointer, "unknown-field", "is chosen by the node at release")],
             )
     return parsed
+
+
+def parse_handling(data: object) -> Handling:
+    """Return the handling that *data*, decoded JSON, describes.
+
+    Raises:
+        InvalidIncidentError: it breaks the model; lists every problem.
+    """
+    try:
+        return Handling.model_validate(_tuples(data))
+    except ValidationError as error:
+        found = [_problem(item) for item in error.errors(include_url=False)]
+        problems = [(f"/handling{pointer}", code, message) for pointer, code, message in found]
+        raise InvalidIncidentError(
+            f"{problems[0][0]}: {problems[0][2]}", fix="correct the field", problems=problems
+        ) from None
 
 
 def enclose(incident: Incident, refs: Mapping[str, BlobRef]) -> Incident:
@@ -569,9 +336,11 @@ def to_record(
 ) -> dict[str, object]:
     """Return the canonical value of the *layers* of an incident, ready to encode.
 
-    The face says which anchors the whole incident has, so that whoever lacks the annex can ask.
+    The face says which anchors the whole incident has, so that whoever lacks the annex can ask,
+    and whether it has personal data.
     """
-    face = incident.face.model_copy(update={"anchors": anchors(incident)})
+    said = {"anchors": anchors(incident), "personal_data": personal_data(incident)}
+    face = incident.face.model_copy(update=said)
     parts: dict[str, BaseModel | None] = {"face": face, "annex": incident.annex}
     record: dict[str, object] = {
         "record": RECORD, "incident_id": incident_id, "ref": ref, "revision": revision,
@@ -626,10 +395,10 @@ def _is_uuid(text: str) -> bool:
 
 
 def _is_time(text: str) -> bool:
-    if not _TIME.fullmatch(text):
+    if not TIME.fullmatch(text):
         return False
     try:
-        _real_time(text)
+        real_time(text)
     except ValueError:
         return False
     return True
@@ -648,50 +417,7 @@ def make_ref(country: str, year: int, randomness: bytes) -> str:
     return f"PI-{country}-{year:04d}-{letters}"
 
 
-# --- completeness ----------------------------------------------------------------------------
-def anchors(incident: Incident) -> tuple[str, ...]:
-    """Return which of the eight anchors, that let a counterpart open a file, are present."""
-    face, annex = incident.face, incident.annex or Annex()
-    conveyed = any(c.imo or c.flight or c.plate or c.vessel_name for c in annex.conveyances)
-    selectors = any(party.contacts for party in annex.parties)
-    images = {"label_photo", "document_scan", "container_photo"}
-    present = {
-        "A1": any(p.ids or p.address or p.licence_no for p in annex.parties),
-        "A2": bool(annex.documents),
-        "A3": bool(annex.containers) or conveyed,
-        "A4": any(o.batch_no or o.label_text for o in annex.origins)
-        or any(a.kind == "label_photo" for a in annex.attachments),
-        "A5": len(face.route) > 1 and any(leg.role == "origin" for leg in face.route),
-        "A6": selectors or any(o.url or o.handle for o in annex.online),
-        "A7": any(a.kind in images for a in annex.attachments),
-        "A8": face.contact is not None,
-    }
-    return tuple(name for name, there in present.items() if there)
-
-
-def missing_anchors(incident: Incident) -> tuple[str, ...]:
-    """Return what to look for next, most useful first."""
-    present = anchors(incident)
-    return tuple(name for name in _PRIORITY if name not in present)
-
-
-def is_actionable(incident: Incident) -> bool:
-    """Whether a counterpart can act on it: a route, a contact, and one more anchor."""
-    present = set(anchors(incident))
-    return {"A5", "A8"} <= present and not present.isdisjoint({"A1", "A2", "A3", "A4", "A6"})
-
-
-def concerned_countries(incident: Incident) -> tuple[str, ...]:
-    """Return the countries that a route, a party, a manufacturer or the place points to."""
-    face, annex = incident.face, incident.annex or Annex()
-    found = {face.location.country}
-    for leg in face.route:
-        found |= {leg.origin, leg.destination} - {None}  # type: ignore[arg-type]
-    found |= {party.country for party in annex.parties if party.country}
-    found |= {origin.country for origin in annex.origins if origin.country}
-    return tuple(sorted(found))
-
-
+# --- lists -----------------------------------------------------------------------------------
 def summary_line(face: Mapping[str, Any]) -> str:
     """Return one line for a list, from the JSON form of a face."""
     substances: Sequence[Mapping[str, Any]] = face.get("substances") or ()
@@ -704,60 +430,3 @@ def summary_line(face: Mapping[str, Any]) -> str:
     unit = v.UNIT_SYMBOL.get(quantity.get("unit", ""), "")
     more = f" +{len(substances) - 1}" if len(substances) > 1 else ""
     return f"{name} {quantity.get('value', '')} {unit}{more}"
-
-
-# --- warnings --------------------------------------------------------------------------------
-def warnings(incident: Incident) -> list[Warning]:
-    """Return what looks wrong; nothing of it is changed or blocked."""
-    found = []
-    for number, substance in enumerate(incident.face.substances):
-        pointer = f"/face/substances/{number}"
-        if substance.other and substance.other.cas and not cas_is_valid(substance.other.cas):
-            found.append(Warning(f"{pointer}/other/cas", "check-digit", "the CAS number has a "
-                                 "wrong check digit; kept as written"))  # fmt: skip
-        if substance.form in {"solid_powder", "crystalline"} and substance.qty.unit in {
-            "LTR",
-            "MLT",
-        }:
-            found.append(Warning(f"{pointer}/qty/unit", "unit", "a solid measured in litres"))
-    if incident.face.contact is None:
-        found.append(
-            Warning("/face/contact", "no-contact", "without a contact (A8) nobody can follow up")
-        )
-    annex = incident.annex or Annex()
-    for number, container in enumerate(annex.containers):
-        if not container_is_valid(container.no):
-            found.append(Warning(f"/annex/containers/{number}/no", "check-digit", "the container "
-                                 "number fails its check digit; kept as written"))  # fmt: skip
-    for number, conveyance in enumerate(annex.conveyances):
-        if conveyance.imo and not imo_is_valid(conveyance.imo):
-            found.append(Warning(f"/annex/conveyances/{number}/imo", "check-digit", "the IMO "
-                                 "number fails its check digit; kept as written"))  # fmt: skip
-    return found
-
-
-def cas_is_valid(text: str) -> bool:
-    """Tell whether a CAS registry number has its check digit."""
-    match = re.fullmatch(r"([1-9][0-9]{1,6})-([0-9]{2})-([0-9])", text)
-    if match is None:
-        return False
-    digits = [int(c) for c in reversed(match[1] + match[2])]
-    return sum(place * digit for place, digit in enumerate(digits, 1)) % 10 == int(match[3])
-
-
-def container_is_valid(text: str) -> bool:
-    """Tell whether an ISO 6346 container number has its check digit."""
-    if not re.fullmatch(r"[A-Z]{3}[UJZ][0-9]{7}", text):
-        return False
-    # Letters count 10 to 38, leaving out the multiples of 11 (ISO 6346 annex A).
-    values = [n for n in range(10, 39) if n % 11]
-    numbers = [values[ord(c) - 65] if c.isalpha() else int(c) for c in text[:10]]
-    total = sum(number << place for place, number in enumerate(numbers))
-    return total % 11 % 10 == int(text[10])
-
-
-def imo_is_valid(text: str) -> bool:
-    """Tell whether an IMO ship number has its check digit."""
-    if not re.fullmatch(r"[0-9]{7}", text):
-        return False
-    return sum(int(c) * (7 - place) for place, c in enumerate(text[:6])) % 10 == int(text[6])

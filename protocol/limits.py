@@ -39,6 +39,8 @@ RECOVERY_HOLD_MS: Final = 72 * 3_600_000
 MAX_SEAL_KEYS: Final = 8
 """Sealing keys that one card may list (current, next, and late openers)."""
 MAX_TLS_CERTIFICATES: Final = 4
+MAX_OLDER_CERTIFICATES: Final = 16
+"""Certificates of one node, the newest first, that a link with it may be begun with."""
 MAX_CERTIFICATE: Final = 2_048
 """DER of one self-signed Ed25519 certificate is about 300 bytes."""
 MAX_ENDPOINTS: Final = 8
@@ -197,6 +199,61 @@ LOG_READER_IDLE_S: Final = 15.0
 MAX_REFUSALS_PER_LINK: Final = 10
 """Refused envelopes after which the link is closed."""
 
+# --- the door and pairing ----------------------------------------------------------------------
+MAX_DOOR_BUNDLE: Final = 160 * 1024
+"""A card bundle that a stranger may hand in: a full chain of skeletons is 84 KiB, a card 20 KiB."""
+MAX_KNOCK: Final = MAX_DOOR_BUNDLE + 8 * 1024
+"""One knock: a bundle, two signatures (3.4 KiB) and six short fields."""
+KNOCK_WINDOW_MS: Final = 600_000
+"""How far the time of a knock may be from the acceptor's clock: later it cannot be replayed."""
+MAX_AT_DOOR: Final = 8
+"""Requests of strangers that are read and answered at a time; more are told to come back."""
+MAX_AT_DOOR_PER_ADDRESS: Final = 2
+KNOCKS_PER_MIN: Final = 1
+"""Knocks from one address; a node knocks once in 10 min."""
+KNOCKS_BURST: Final = 8
+"""Several authorities may share an address translator."""
+ALL_KNOCKS_PER_MIN: Final = 60
+"""Knocks from everywhere: to verify one takes 3 ms, so this is a third of a percent of one core."""
+ALL_KNOCKS_BURST: Final = 60
+CARDS_PER_MIN: Final = 60
+"""Times that one address may fetch the card, of about 20 KiB."""
+CARDS_BURST: Final = 20
+ALL_CARDS_PER_MIN: Final = 600
+ALL_CARDS_BURST: Final = 200
+MAX_DOOR_ADDRESSES: Final = 1_024
+"""Addresses whose rates are kept; the one that was heard of longest ago goes first."""
+KNOCK_EVERY_MS: Final = 600_000
+"""How long a node waits at least before it knocks again at the same peer; each time twice that."""
+KNOCK_EVERY_MAX_MS: Final = 14_400_000
+MAX_CALLERS: Final = 64
+"""Nodes that wait for an operator to look at them; beyond it one that nobody vouched for goes."""
+MAX_CALLERS_PER_ADDRESS: Final = 4
+MAX_IGNORED: Final = 1_024
+"""Nodes that an operator ignores; 32 bytes each, the oldest go first."""
+CALLER_LIFE_MS: Final = 14 * 86_400_000
+"""How long after it was last heard of a caller is kept."""
+CALLER_LATER_MS: Final = 86_400_000
+"""When a caller that an operator put off is shown again."""
+UNDO_MS: Final = 3_600_000
+"""How long after it an act of pairing can be undone."""
+MAX_UNDOABLE: Final = 16
+MAX_CARD_LINK: Final = 1_024
+"""Characters of a card link: they still fit a QR code that a telephone reads."""
+MAX_INTRODUCTION: Final = MAX_DOOR_BUNDLE + 8 * 1024
+INTRODUCTION_LIFE_MS: Final = 14 * 86_400_000
+"""How long an introduction is taken after it was made."""
+
+# --- testing a peer --------------------------------------------------------------------------
+PEER_TEST_S: Final = 12.0
+"""All steps of the test of one peer together; each has less."""
+PEER_TEST_STEP_S: Final = 4.0
+PEER_TEST_PINGS: Final = 5
+PEER_TEST_ADDRESSES: Final = 4
+"""IP addresses of one host name that are tried."""
+MAX_PEER_TESTS: Final = 2
+"""Tests that one node makes at a time; each has a thread of those that serve programs."""
+
 # --- what links say about logs ---------------------------------------------------------------
 MAX_COSIGNED: Final = 16 * 1024
 """The answer of a witness: two signature lines, or a size."""
@@ -212,6 +269,10 @@ MAX_LOG_PART: Final = MAX_NOTE
 """A tile has 8 KiB; a checkpoint grows with its cosignatures."""
 MAX_PEER_HEADS: Final = 4_096
 """Checkpoints of one peer that wait for its proof that they are consistent."""
+MAX_AUDIT_ENTRIES: Final = 2**28
+"""Entries of a peer's log that an audit reads: 8 GiB of hashes. A beat a second for 8 years."""
+MAX_LOG_OPENINGS: Final = 64
+"""Entries that began new logs, which a node shows to its peers: about 350 bytes each."""
 
 # --- sealing again -----------------------------------------------------------------------------
 MAX_NOTICE: Final = 256
@@ -231,6 +292,18 @@ MAX_RESEALS_PER_DAY: Final = 256
 back at once. More wait for the next day."""
 MAX_NOTICES: Final = 32
 """Notices sent, or answers given, on one link in a second."""
+
+# --- lost keys, and proofs of having one -------------------------------------------------------
+MAX_EXPOSED: Final = 1_024
+"""Envelopes that one record of a lost key names."""
+MAX_EXPOSURE: Final = 40 * 1024
+"""That record: 1,024 ids of 34 bytes, four other ids and five numbers."""
+MAX_EXPOSURES_KEPT: Final = 4_096
+"""Records of lost keys that are kept of one peer: four million envelopes."""
+MAX_SUSPENSIONS_TOLD: Final = 64
+"""Suspensions that are passed on when a link opens."""
+POSSESSION_PATIENCE_MS: Final = 86_400_000
+"""How long a peer may leave a challenge unanswered before an operator hears of it: it is locked."""
 
 # --- receipts that are missing -------------------------------------------------------------------
 RECEIPT_OVERDUE_MS: Final = 600_000
@@ -283,6 +356,53 @@ MAX_ERASURE_ACT: Final = 4 * 1024
 MAX_DISCLOSURE: Final = MAX_CIPHERTEXT + MAX_BUNDLE + 2 * MAX_AUDIENCE + 16 * 1024
 """One disclosed envelope: its slots, reduced to digests, and its audience are up to 25 KiB."""
 
+# --- approvals by several operators ------------------------------------------------------------
+MAX_OPERATORS: Final = 16
+"""Operators of one node who may vote."""
+MAX_OPERATOR_NAME: Final = 64
+"""Characters of an operator's name."""
+MAX_OPERATOR_LINE: Final = 1_024
+"""The public key line of one operator: its name twice, a key, a time and a signature."""
+OPERATOR_KEY_LIFE_MS: Final = 365 * 86_400_000
+APPROVAL_LIFE_MS: Final = 7 * 86_400_000
+"""How long after it was asked something can be approved and done."""
+MAX_APPROVAL_POLICY: Final = 8 * 1024
+"""16 operators: a name of up to 4 bytes a character, a key of 34 bytes and a time each."""
+MAX_APPROVAL_ACTION: Final = MAX_APPROVAL_POLICY + 4 * 1024
+"""What is asked: a new policy, or texts of whom, by whom and why."""
+MAX_APPROVAL_VOTE: Final = 256
+"""Two digests, a signature and three numbers."""
+MAX_APPROVAL_ACT: Final = 24 * 1024
+"""A new policy with both signatures of an identity key, or what is asked."""
+MAX_APPROVALS_OPEN: Final = 64
+"""Requests that wait at the same time."""
+MAX_APPROVALS_OF_TOKEN: Final = 8
+"""Requests of one token that wait at the same time."""
+APPROVAL_REFUSAL_EVERY_MS: Final = 600_000
+"""After which the same refusal is logged once more: a program may ask every second."""
+
+# --- records about incidents -----------------------------------------------------------------
+MAX_NOTE_TEXT: Final = 500
+"""Characters of a note that says why something changed, or on what a link rests."""
+MAX_LONG_TEXT: Final = 4_000
+"""Characters of a question, an answer, a message or an alert: two pages."""
+MAX_ASKED: Final = 50
+"""Authorities that one follow-up request or one notification names."""
+MAX_PARTICIPANTS: Final = 255
+"""Participants of an operation: as many as an envelope can have recipients."""
+MAX_LIST_ROWS: Final = 200
+"""Rows of a reference list in one record; of a longer list there are several parts."""
+MAX_IMPORTED_ROWS: Final = 2_000
+"""Rows of a list that an authority imports for itself; the special surveillance list has dozens."""
+MAX_LIST_FIELDS: Final = 32
+"""Fields of one such row."""
+MAX_LIST_PARTS: Final = 100
+"""Parts of one version of a reference list: 20,000 rows."""
+MAX_DUE_MS: Final = 366 * 86_400_000
+"""How far ahead the due time of a request may be."""
+MAX_ALERT_MS: Final = 400 * 86_400_000
+"""How long an alert may last: one that never ends is read by nobody."""
+
 # --- attachments -----------------------------------------------------------------------------
 MAX_BLOB: Final = 2**30
 """Bytes of one attachment. A power of two, so padding never exceeds it."""
@@ -316,6 +436,24 @@ MAX_REQUEST_IMPORT: Final = 32 * 1024 * 1024
 """JSON body of one import: 10,000 incidents of up to 3 KiB."""
 REQUEST_TIMEOUT_S: Final = 60
 """Time in which the whole body of a local request must have arrived."""
+MAX_SIGNER_FRAME: Final = MAX_STATEMENT + 8 * 1024
+"""One request to a signer in a process of its own: a statement without signatures, or a header."""
+SIGNER_TIMEOUT_S: Final = 3
+"""Time in which such a signer must have been asked, and must have answered."""
 MAX_IMPORT_LINES: Final = 10_000
 MAX_DRAFTS: Final = 20_000
 MAX_PAGE: Final = 500
+MAX_SEARCH: Final = 200
+"""Characters of one field of a search."""
+MAX_SEARCH_WORDS: Final = 16
+"""Words of one search: each is looked up in the index."""
+
+# --- backups -----------------------------------------------------------------------------------
+MAX_BACKUP_RECORD: Final = 8 * 1024
+"""One record between the files of a backup: a name, a digest, or what is said of the whole."""
+MAX_BACKUP_FILES: Final = 262_144
+"""Files in one backup; all but some twenty are attachments, of which 64 GiB are kept at most."""
+MAX_BACKUP_FILE: Final = 2**40
+"""Bytes of one file in a backup."""
+MAX_BACKUP_SMALL: Final = 1024 * 1024
+"""Bytes of a file of settings or keys in a backup."""

@@ -215,7 +215,10 @@ class _Reader:
 
     def finish(self) -> Policy:
         if self._quorum is None:
-            raise PolicyError("the policy has no quorum line", fix="end it with `quorum none`")
+            raise PolicyError(
+                "the policy has no quorum line",
+                fix="end it with one that names who has to cosign, such as: quorum witnesses",
+            )
         quorum = None if self._quorum == NONE else self._quorum
         return Policy(tuple(self._logs), self._witnesses, self._groups, quorum)
 

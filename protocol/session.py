@@ -22,7 +22,9 @@ Events come in as method calls with an explicit ``now`` (ms); an ordered list of
             want_receipts, forked,
             want_blob, blob, no_blob,
             unopened, sealed_again,
-            all about logs
+            exposed, exposure_heard,
+            suspended, seal_challenge,
+            seal_proof, all about logs
     OPEN    bye                      CLOSED  Close
     any     bad or unexpected frame  CLOSED  Send(bye), Close
     HELLO, PROOF  deadline passed    CLOSED  Send(bye), Close
@@ -53,6 +55,7 @@ from protocol.errors import (
     VersionError,
     WrongNetworkError,
 )
+from protocol.exposure import Exposed, ExposureHeard
 from protocol.frames import (
     SHORT_ID,
     VERSION,
@@ -80,6 +83,7 @@ from protocol.frames import (
     encode_frame,
     proof_label,
 )
+from protocol.key_frames import KeyFrame, Suspended
 from protocol.log_frames import (
     Consistency,
     Cosign,
@@ -93,6 +97,7 @@ from protocol.log_frames import (
     WantHead,
     WantLog,
 )
+from protocol.possession import SealChallenge, SealProof
 from protocol.receipt import complete, is_erasure
 from protocol.reseal import ResealFrame, SealedAgain, Unopened
 from protocol.statement import HybridKey
@@ -172,9 +177,9 @@ class NoteLate:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The peer says or asks something about streams, attachments, slots or logs."""
+    """The peer says or asks something about streams, attachments, slots, keys or logs."""
 
-    frame: Gossip | BlobFrame | ResealFrame | LogFrame
+    frame: Gossip | BlobFrame | ResealFrame | KeyFrame | LogFrame
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,8 +350,8 @@ class Session:
             wires.append(wire)
         return [self._send(Deliver(each), lane) for each in _packed(wires)]
 
-    def say(self, frame: Gossip | BlobFrame | ResealFrame | LogFrame) -> list[Effect]:
-        """Say or ask something about streams, attachments, slots or logs."""
+    def say(self, frame: Gossip | BlobFrame | ResealFrame | KeyFrame | LogFrame) -> list[Effect]:
+        """Say or ask something about streams, attachments, slots, keys or logs."""
         if self.phase is not Phase.OPEN:
             return []
         if isinstance(frame, WantReceipts):
@@ -539,6 +544,7 @@ class Session:
                 Summary() | Authors() | Frontier() | Want() | WantReceipts() | Forked()
                 | WantBlob() | BlobChunk() | NoBlob()
                 | Unopened() | SealedAgain()
+                | Exposed() | ExposureHeard() | Suspended() | SealChallenge() | SealProof()
                 | Cosign() | Cosigned() | Heads() | WantHead() | Head() | WantConsistency()
                 | Consistency() | LogForked() | WantLog() | LogPart()
             ):  # fmt: skip
@@ -547,11 +553,13 @@ class Session:
                 assert_never(frame)
 
     def _check_parties(self, frame: Frame) -> None:
-        """Check that a notice is the peer's own, and that a new slot is of the peer and for us."""
+        """Check that a notice is the peer's own, and a slot or exposure of the peer for us."""
         peer, own = self._remote.node_id, self._local.node_id
         match frame:
             case Unopened(notice) if notice.reader != peer:
                 raise UntrustedKeyError("a notice of another node than the peer")
+            case Exposed(exposure) if (exposure.holder, exposure.author) != (peer, own):
+                raise UntrustedKeyError("an exposure that is not of the peer for this node")
             case SealedAgain(slot) if (slot.author, slot.reader) != (peer, own):
                 raise UntrustedKeyError("a new slot that is not of the peer for this node")
             case _:

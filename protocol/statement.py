@@ -184,7 +184,8 @@ def _sign(
 ) -> Statement:
     core = encode(fields)
     message = suite.label(f"key/{fields[1]}") + suite.digest("statement", core)
-    signatures = [[index, *signers[index].sign(message)] for index in sorted(signers)]
+    source = encode([core, body])
+    signatures = [[index, *signers[index].sign(message, source)] for index in sorted(signers)]
     return parse_statement(encode([core, body, signatures]))
 
 

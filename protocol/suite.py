@@ -79,16 +79,30 @@ _SMALL_ORDER_Y: Final = frozenset(
 class Signer(Protocol):
     """Whatever holds an Ed25519 private key: a file, a token, another process."""
 
-    def sign(self, message: bytes) -> bytes:
-        """Return the 64-byte signature over *message*."""
+    @property
+    def public(self) -> bytes:
+        """The public key."""
+        ...
+
+    def sign(self, message: bytes, source: bytes = b"") -> bytes:
+        """Return the 64-byte signature over *message*.
+
+        Where a message ends in the digest of something, *source* is that: a signer that checks what
+        it signs reads it.
+        """
         ...
 
 
 class HybridSigner(Protocol):
     """Whatever holds an Ed25519 and an ML-DSA-65 private key."""
 
-    def sign(self, message: bytes) -> tuple[bytes, bytes]:
-        """Return the Ed25519 and ML-DSA-65 signatures over *message*."""
+    @property
+    def public(self) -> tuple[bytes, bytes]:
+        """The public keys."""
+        ...
+
+    def sign(self, message: bytes, source: bytes = b"") -> tuple[bytes, bytes]:
+        """Return the Ed25519 and ML-DSA-65 signatures over *message*; *source* as in ``Signer``."""
         ...
 
 
@@ -161,7 +175,7 @@ class Ed25519Signer:
         self._key = Ed25519PrivateKey.from_private_bytes(seed)
         self.public = self._key.public_key().public_bytes_raw()
 
-    def sign(self, message: bytes) -> bytes:
+    def sign(self, message: bytes, source: bytes = b"") -> bytes:
         """Return the 64-byte signature over *message*."""
         return self._key.sign(message)
 
@@ -177,7 +191,7 @@ class LocalHybridSigner:
             self._ml.public_key().public_bytes_raw(),
         )
 
-    def sign(self, message: bytes) -> tuple[bytes, bytes]:
+    def sign(self, message: bytes, source: bytes = b"") -> tuple[bytes, bytes]:
         """Return the Ed25519 and ML-DSA-65 signatures over *message*."""
         return self._ed.sign(message), self._ml.sign(message)
 
@@ -256,6 +270,19 @@ def decrypt_body(key: bytes, context: bytes, ciphertext: bytes) -> bytes:
         return decryptor.update(ciphertext) + decryptor.finalize()
     except (InvalidTag, ValueError):
         raise OpenError("the body does not open") from None
+
+
+def encryptor(key: bytes, context: bytes) -> Cobblestone256Encryptor:
+    """Return what does as ``encrypt_body``, piece by piece, for what is too large for memory."""
+    return Cobblestone256Encryptor(key, context)
+
+
+def decryptor(key: bytes, context: bytes) -> Cobblestone256Decryptor:
+    """Return what opens the like piece by piece; only ``finalize`` says that nothing was cut off.
+
+    It raises InvalidTag for a wrong key, a wrong context, and changed bytes.
+    """
+    return Cobblestone256Decryptor(key, context)
 
 
 # --- checks of public keys from outside ------------------------------------------------------

@@ -34,6 +34,8 @@ ID_STATUS: Final = _words(
     "declared_only label_only field_test presumptive_instrument laboratory_confirmed refuted"
 )
 ID_METHOD: Final = _words("colour_test raman ftir gcms lcms nmr other")
+SUBSTANCE_ROLE: Final = _words("subject cover_load found_nearby")
+"""What it was in the case: what the incident is about, what hid it, or what lay beside it."""
 FORM: Final = _words(
     "solid_powder crystalline liquid solution paste gas tablet capsule oil mixture residue unknown"
 )
@@ -66,6 +68,10 @@ DOCUMENT_TYPE: Final = _words(
     "contract other"
 )
 GENUINE: Final = _words("genuine forged altered unknown")
+INCOTERM: Final = _words("EXW FCA FAS FOB CFR CIF CPT CIP DAP DPU DDP DAT DAF DES DEQ DDU")
+"""Incoterms 2020, then those of earlier editions, which stand on papers for years."""
+ID_DOCUMENT: Final = _words("passport national_id residence_permit driving_licence seaman other")
+INCB_COPY: Final = _words("to_send sent via_pics not_intended")
 PARTY_ROLE: Final = _words(
     "manufacturer distributor broker exporter consignor shipper freight_forwarder customs_agent "
     "carrier importer consignee notify_party end_user buyer seller_online payer financier driver "
@@ -115,12 +121,36 @@ LAB_TYPE: Final = _words(
     "precursor_conversion storage dump"
 )
 SCALE: Final = _words("kitchen small medium industrial")
+LAB_STATUS: Final = _words("operating not_yet_used dismantled abandoned unknown")
+WASTE: Final = _words("none on_site dumped buried burnt sewer unknown")
+HAZARD: Final = _words(
+    "toxic_gas flammable explosive corrosive gas_cylinders booby_trap contamination radiation other"
+)
 ATTACHMENT_KIND: Final = _words(
     "label_photo container_photo document_scan screenshot lab_report site_photo map other"
 )
 LINK_KIND: Final = _words(
     "same_consignment same_batch same_party same_selector same_conveyance same_mo duplicate_of "
     "supersedes result_of_followup part_of_operation"
+)
+RETRACT_REASON: Final = _words(
+    "entered_in_error duplicate substance_refuted legal_order personal_data_erasure "
+    "source_protection exercise_only"
+)
+ACK_LEVEL: Final = _words("opened assigned actioned")
+"""In rising order. That it was received is no word of anybody: the receipt of the log says it."""
+REQUEST_KIND: Final = _words(
+    "backtracking verify_company verify_document pen_lookup trace_batch identify_subscriber "
+    "consignments_same_party controlled_delivery_proposal sample_exchange contact_only"
+)
+PRIORITY: Final = _words("routine urgent immediate")
+OUTCOME: Final = _words("interim final negative refused redirected")
+REFUSAL: Final = _words(
+    "no_legal_basis not_competent pending_proceedings handling_restriction no_capacity other"
+)
+PEN_ANSWER: Final = _words("no_objection objection more_time")
+CONSIGNMENT_EVENT: Final = _words(
+    "departed arrived handed_over seal_checked seal_broken missing diverted"
 )
 ONWARD: Final = _words("none ask_originator own_national_agencies peers_same_handling")
 EVIDENCE_USE: Final = _words("intelligence_only ask_originator allowed")

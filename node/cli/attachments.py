@@ -94,15 +94,11 @@ def add(  # noqa: PLR0917  typer binds a command's parameters by name
     as_json: Json = False,
 ) -> None:
     """Take a file into the node, for a draft. Nothing leaves the node before the release."""
-    chosen = state(context)
     sha256, size = _digest(file)
-    seen = _put(chosen, file, sha256, size)
-    said = media_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
-    body = {"sha256": sha256, "media_type": said, "kind": kind}
-    body |= {"caption": caption} if caption else {}
+    seen = _put(state(context), file, sha256, size)
+    body = _about(file, sha256, kind, caption=caption, media_type=media_type)
     if draft:
-        path = f"/api/v1/incidents/{quote(draft, safe='')}/attachments"
-        seen = call(context, "POST", path, body, needs_keys=True)
+        seen = call(context, "POST", _of_draft(draft), body, needs_keys=True)
     if as_json:
         show_json(seen)
         return
@@ -111,6 +107,25 @@ def add(  # noqa: PLR0917  typer binds a command's parameters by name
         say(f"It is part of the annex of {plain(seen['ref'])} now.")
     else:
         say("Name it in the annex of a draft: " + json.dumps({**body, "size": size}))
+
+
+def add_to(context: typer.Context, file: Path, draft: str, *, kind: str) -> None:
+    """Take a file into the node and into the annex of a draft, and print nothing."""
+    sha256, size = _digest(file)
+    _put(state(context), file, sha256, size)
+    call(context, "POST", _of_draft(draft), _about(file, sha256, kind), needs_keys=True)
+
+
+def _of_draft(draft: str) -> str:
+    return f"/api/v1/incidents/{quote(draft, safe='')}/attachments"
+
+
+def _about(
+    file: Path, sha256: str, kind: str, *, caption: str = "", media_type: str = ""
+) -> dict[str, str]:
+    said = media_type or mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    about = {"sha256": sha256, "media_type": said, "kind": kind}
+    return about | ({"caption": caption} if caption else {})
 
 
 def _digest(file: Path) -> tuple[str, int]:

@@ -25,6 +25,7 @@ from node.cli.terminal import (
     write_new,
 )
 from node.words import counted
+from protocol import limits
 from protocol.errors import PicketError
 
 app = typer.Typer(
@@ -193,7 +194,7 @@ def check(
     named = network_id(network) if network else None
     rows = [
         report_row(check_statement(data, network=named, author=expected))
-        for data in dearmor_statements(read_text(file))
+        for data in dearmor_statements(read_text(file, maximum=2 * limits.MAX_DELIVERY_STATEMENT))
     ]
     if as_json:
         show_json(rows)

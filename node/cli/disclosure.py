@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -12,11 +11,14 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from node.cli.terminal import (
+    WHICH_ENVELOPE,
     Exit,
     call,
     confirm,
     fail,
+    new_file,
     plain,
+    read_text,
     say,
     show,
     show_json,
@@ -26,6 +28,7 @@ from node.cli.terminal import (
     utc,
 )
 from node.words import counted
+from protocol import limits
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Incident = Annotated[
@@ -145,33 +148,31 @@ def disclose_message(  # noqa: PLR0917  typer binds a command's parameters by na
     to: Annotated[str, typer.Option(help="Who gets it.")],
     by: Annotated[str, typer.Option(help="The officer who decided it.")],
     reason: Annotated[str, typer.Option(help="Why.")] = "",
-    number: Annotated[
-        int | None, typer.Option("--envelope", min=0, help="Which message of it, from 0.")
-    ] = None,
+    to_originator: Annotated[
+        bool, typer.Option("--to-originator", help="It goes back to its author.")
+    ] = False,
+    number: Annotated[int | None, typer.Option("--envelope", min=0, help=WHICH_ENVELOPE)] = None,
     as_json: Json = False,
 ) -> None:
     """Write one message with its key to a file. Whoever has the file can read the message.
 
     It opens this message and no other. The log notes who got it, before the file is written.
     """
-    if os.path.lexists(out):
-        fail(f"{out} exists. Choose another name", Exit.REFUSED)
     body: dict[str, Any] = {"what": what, "to": to, "by": by, "reason": reason}
     if number is not None:
         body["number"] = number
-    seen = call(context, "POST", "/api/v1/disclosures", body, needs_keys=True)
-    try:
-        handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(handle, "w", encoding="ascii") as opened:  # noqa: PTH123  a handle
-            opened.write(seen["disclosure"])
-            opened.flush()
-            os.fsync(opened.fileno())
-    except OSError as error:
-        fail(f"{out} cannot be written: {error.strerror}. It stands in the log", Exit.FAILURE)
+    if to_originator:
+        body["reader"] = "originator"
+    # The file first: what cannot be handed over must not stand in the log as handed over.
+    with new_file(out, room=2 * limits.MAX_DISCLOSURE) as write:
+        seen = call(context, "POST", "/api/v1/disclosures", body, needs_keys=True)
+        write(seen["disclosure"].encode("ascii"))
     if as_json:
         show_json({key: value for key, value in seen.items() if key != "disclosure"})
         return
     show(f"Message {seen['envelope_id']}, log entry {seen['log_index']}")
+    for line in seen["handling_text"]:
+        show(f"  {plain(line)}")
     for each in seen["attachments"]:
         say(f"! The record has the key of attachment {each['sha256'][:16]}; hand the file over "
             "apart, if it is meant to go too.")  # fmt: skip
@@ -194,12 +195,7 @@ def disclose_check(
     from protocol.disclosure import check_disclosure, dearmor_disclosure  # noqa: PLC0415
     from protocol.suite import network_id  # noqa: PLC0415
 
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        fail(f"{file} cannot be read: {error.strerror}. Check the path", Exit.USAGE)
-    except UnicodeDecodeError:
-        fail(f"{file} is not text. Ask for the file again", Exit.USAGE)
+    text = read_text(file, maximum=2 * limits.MAX_DISCLOSURE)
     row = report_row(
         check_disclosure(
             dearmor_disclosure(text),
@@ -228,9 +224,24 @@ def _report(row: dict[str, Any]) -> None:
     if row["genuine"]:
         show()
         tree(row["record"])
+        for line in _handling(row["record"]):
+            show(f"! {plain(line)}")
         show("\nThe author signed exactly this message.")
     else:
         show("It does NOT verify: believe nothing of it.")
+
+
+def _handling(record: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a disclosed face, or what was written about an incident, asks of its reader."""
+    from protocol.errors import InvalidIncidentError  # noqa: PLC0415
+    from protocol.handling_text import handling_lines  # noqa: PLC0415
+    from protocol.incident import parse_handling  # noqa: PLC0415
+
+    given = (record.get("face") or record).get("handling")
+    try:
+        return () if given is None else handling_lines(parse_handling(given))
+    except InvalidIncidentError:
+        return ()  # it is shown above as it is; a later version may know more words
 
 
 def tree(value: Any, depth: int = 0) -> None:  # noqa: ANN401

@@ -129,6 +129,7 @@ def _asked(client: Client) -> Iterator[Check]:
         entries = counted(log["size"], "entry")
         detail = f"all verifies: {entries}, {counted(log['envelopes_checked'], 'envelope')}"
         yield Check("log", ok=True, detail=detail)
+    yield from _contradictions(_call(client, "logs", "GET", "/api/v1/log/witnesses", None))
     seen = _call(client, "status", "GET", "/api/v1/status", None)
     if isinstance(seen, Check):
         yield seen
@@ -141,6 +142,21 @@ def _asked(client: Client) -> Iterator[Check]:
         ok=not (seen["running"] and seen["locked"]),
         detail="locked. Run: picket unlock" if seen["locked"] and seen["running"] else "in order",
     )
+
+
+def _contradictions(seen: Any) -> Iterator[Check]:  # noqa: ANN401  a Check or JSON
+    """Yield a finding for each log that is proven to contradict itself; else that there is none."""
+    if isinstance(seen, Check):
+        yield seen
+        return
+    if seen["own_contradiction"]:
+        detail = "it contradicts itself: peers hold the proof. Stop the node. See: picket status"
+        yield Check("own log", ok=False, detail=detail)
+    for name in seen["contradictions"]:
+        detail = f'it contradicts itself. Believe no receipt of it. See: picket log fork "{name}"'
+        yield Check(f"log of {name}", ok=False, detail=detail)
+    if not seen["own_contradiction"] and not seen["contradictions"]:
+        yield Check("logs", ok=True, detail="none is known to contradict itself")
 
 
 def _call(client: Client, name: str, method: str, path: str, body: dict[str, Any] | None) -> Any:  # noqa: ANN401  a Check or JSON

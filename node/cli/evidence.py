@@ -15,7 +15,20 @@ from urllib.parse import quote
 
 import typer
 
-from node.cli.terminal import Exit, asker, call, fail, fail_with, plain, say, show, show_json, state
+from node.cli.terminal import (
+    WHICH_ENVELOPE,
+    Exit,
+    asker,
+    call,
+    fail,
+    fail_with,
+    new_file,
+    plain,
+    say,
+    show,
+    show_json,
+    state,
+)
 from node.client import Client
 from node.words import counted
 from protocol import limits
@@ -29,11 +42,15 @@ Target = Annotated[
     str,
     typer.Argument(metavar="INCIDENT|ENVELOPE_ID", help="Reference, id, or envelope id (64 hex)."),
 ]
-Number = Annotated[
-    int | None, typer.Option("--envelope", min=0, help="Which envelope of an incident, from 0.")
-]
+Number = Annotated[int | None, typer.Option("--envelope", min=0, help=WHICH_ENVELOPE)]
 _HEX: Final = 64
 _PROBLEM: Final = 400
+_UNCONFIRMED: Final = (
+    "No witness has confirmed this yet: until then nothing but the word of this node says when it "
+    "was there. Make it again in a few minutes; picket log watch shows who is missing."
+)
+_ROOM: Final = 2 * 1024 * 1024
+"""Bytes that are kept free for a bundle before its export is logged; few are longer."""
 _MARKS: Final = {True: "ok", False: "FAIL", None: "-"}
 
 
@@ -44,9 +61,14 @@ def prove(
     out: Annotated[
         Path | None, typer.Option(help="A new file for the proof; else named after the envelope.")
     ] = None,
-    entry: Annotated[Path | None, typer.Option(help="A new file for the log entry.")] = None,
+    entry: Annotated[
+        Path | None, typer.Option(help="A new file for the log entry; else named after the proof.")
+    ] = None,
 ) -> None:
-    """Write the proof that an envelope is in this node's log (C2SP tlog-proof)."""
+    """Write the proof that an envelope is in this node's log (C2SP tlog-proof), and the entry.
+
+    Others need both files to check it.
+    """
     _check_new(out)
     _check_new(entry)
     known = _is_envelope_id(target)
@@ -57,12 +79,16 @@ def prove(
         place = f"incidents/{quote(target, safe='')}/tlog-proof{chosen}"
     seen = call(context, "GET", f"/api/v1/{place}", needs_keys=not known)
     path = out or Path(f"{seen['envelope_id'][:16]}.tlog-proof")
+    beside = entry or path.with_name(f"{path.name.removesuffix('.tlog-proof')}.entry")
+    _check_new(path)
+    _check_new(beside)
+    if path.absolute() == beside.absolute():
+        fail(f"{path} cannot be both files. Choose another name for one", Exit.USAGE)
     _write(path, seen["tlog_proof"].encode())
-    if entry is not None:
-        _write(entry, bytes.fromhex(seen["entry"]))
-    else:
-        show(seen["entry"])
-    say(f"Entry {seen['index']} of {seen['size']}. The proof is in {path}.")
+    _write(beside, bytes.fromhex(seen["entry"]))
+    say(f"Entry {seen['index']} of {seen['size']}. The proof is in {path}, the entry in {beside}.")
+    if not seen["confirmed"]:
+        say(_UNCONFIRMED)
 
 
 def _is_envelope_id(text: str) -> bool:
@@ -95,6 +121,9 @@ def export(  # noqa: PLR0917  typer binds a command's parameters by name
 
     With --content whoever has the file can read this message, and no other.
     """
+    from protocol.evidence_zip import POLICY, read_zip  # noqa: PLC0415
+    from protocol.policy import parse_policy  # noqa: PLC0415
+
     _check_new(out)
     body: dict[str, Any] = {"content": content, "by": by, "reason": reason}
     if timestamp is not None:
@@ -109,12 +138,15 @@ def export(  # noqa: PLR0917  typer binds a command's parameters by name
     path = f"/api/v1/{kind}/{quote(target.lower() if known else target, safe='')}/evidence"
     chosen = state(context)
     client = Client(chosen.home, asker(chosen) if content or not known else None)
-    with client.session() as exchange:
+    # The file first: what cannot be handed over must not stand in the log as handed over.
+    with new_file(out, room=_ROOM) as write, client.session() as exchange:
         status, data = exchange("POST", path, json.dumps(body, ensure_ascii=False).encode())
-    if status >= _PROBLEM:
-        fail_with(json.loads(data))
-    _write(out, data)
+        if status >= _PROBLEM:
+            fail_with(json.loads(data))
+        write(data)
     say(f"Written to {out}. Check it with: picket evidence verify {out}")
+    if parse_policy(read_zip(data)[0].get(POLICY, b"")).quorum is None:
+        say(_UNCONFIRMED)
     if content:
         say("It holds the key of this message: whoever has the file can read it.")
 
@@ -154,19 +186,31 @@ def verify(  # noqa: PLR0917  typer binds a command's parameters by name
     except PicketError as error:
         fail(error.diagnostics(), Exit.USAGE)
     files, faults = read_zip(_read(bundle, limits.MAX_EVIDENCE))
+    if not files and not as_json:
+        why = faults[0].removeprefix("it is no bundle: ")
+        show(f"{plain(bundle)} is not an evidence bundle: {plain(why)}.")
+        say("Check that it is the file that you were given.")
+        raise typer.Exit(Exit.UNVERIFIED)
     checks = verify_evidence(files, faults=faults, expected=expected)
     good = holds(checks)
+    confirmed = any(check.name == "quorum" and check.ok for check in checks)
     if as_json:
         rows = [
             {"check": c.name, "ok": c.ok, "detail": c.detail, "code": c.code or None}
             for c in checks
         ]  # fmt: skip
         own = policy is not None
-        show_json({"holds": good, "policy": "given" if own else "bundle", "checks": rows})
+        show_json({
+            "holds": good, "confirmed": confirmed, "policy": "given" if own else "bundle",
+            "checks": rows,
+        })  # fmt: skip
     else:
         failed, made = sum(c.ok is False for c in checks), sum(c.ok is not None for c in checks)
-        if good:
+        if good and confirmed:
             show(f"The evidence holds: {counted(made, 'check')} made, none failed.")
+        elif good:
+            show("Nothing in it is wrong, but NO witness confirmed when it was in the log: "
+                 f"{counted(made, 'check')} made, none failed.")  # fmt: skip
         else:
             show(f"The evidence does NOT hold: {failed} of {counted(made, 'check')} failed.")
         for check in checks:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,9 +16,9 @@ from node.cli.terminal import (
     call,
     choose,
     confirm,
-    denied,
     fail,
     plain,
+    read_text,
     say,
     show,
     show_json,
@@ -28,7 +28,10 @@ from node.cli.terminal import (
     utc,
 )
 from node.client import Client
+from node.words import counted
 
+_FEW: Final = 8
+_MAX_CODE: Final = 4_096
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CodeFile = Annotated[
     Path | None,
@@ -46,6 +49,10 @@ def register(app: typer.Typer, peers: typer.Typer) -> None:
     app.command("status")(status)
     app.command("rotate-identity")(rotate_identity)
     app.command("rotate-seal")(rotate_seal)
+    app.command("rotate-message")(rotate_message)
+    app.command("rotate-tls")(rotate_tls)
+    app.command("exposed")(exposed)
+    app.command("exposures")(exposures)
     app.command("recover")(recover)
     app.command("revoke")(revoke)
     app.command("passphrase")(passphrase)
@@ -57,22 +64,7 @@ def _code(chosen: State, file: Path | None, what: str) -> str:
     """Return a code from paper: from a file or a prompt, never from the command line."""
     if file is None:
         return ask(chosen, f"{what} on the recovery sheet", "--code-file")
-    try:
-        text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, OSError):
-            fail(denied(file, "read", error, otherwise="Give - in its place"), Exit.USAGE)
-        usage(f"{file} is not text. Type the code into it as it stands on the sheet")
-    return text.strip()
-
-
-def _text(file: Path) -> str:
-    try:
-        return sys.stdin.read() if str(file) == "-" else file.read_text(encoding="ascii")
-    except OSError as error:
-        fail(denied(file, "read", error, otherwise="Give - in its place"), Exit.USAGE)
-    except UnicodeDecodeError:
-        usage(f"{file} is not text. Ask for the file again")
+    return read_text(file, maximum=_MAX_CODE).strip()
 
 
 def status(context: typer.Context, as_json: Json = False) -> None:
@@ -85,13 +77,27 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     if seen["misused"]:
         show("! Somebody else signed with this node's identity key: picket keys recover")
     show(f"Card      number {seen['card']['number']}, ends {utc(seen['card']['expires'])}")
-    for key in seen["sealing"]:
-        show(f"Sealing   since {utc(key['since'])}, ends {utc(key['expires'])}")
-    show(f"          {seen['old_sealing_keys']} older kept for what is still on its way")
+    table(
+        ("KEY", "SINCE", "NEXT DUE", "BY ITSELF", "YOU"),
+        [_key_row(key) for key in seen["keys"]],
+    )
+    if seen["old_sealing_keys"]:
+        show(f"{seen['old_sealing_keys']} older sealing keys are kept for what is on its way")
+    if seen["tls_waits_for"]:
+        names = ", ".join(map(plain, seen["tls_waits_for"]))
+        show(f"The new certificate is used once these were linked, or after a week: {names}")
     table(
         ("NUMBER", "STATEMENT", "ISSUED"),
         [(s["number"], s["type"], utc(s["issued"])) for s in seen["statements"][-10:]],
     )
+
+
+def _key_row(key: dict[str, Any]) -> tuple[str, ...]:
+    until = "-" if key["until"] is None else utc(key["until"])
+    mark = "! " if key["due"] else ""
+    return (
+        key["purpose"], utc(key["since"]), mark + until, key["itself"] or "-", key["person"] or "-",
+    )  # fmt: skip
 
 
 def rotate_identity(
@@ -124,6 +130,116 @@ def rotate_seal(context: typer.Context, as_json: Json = False) -> None:
         show_json(seen)
     else:
         show(f"A new sealing key is on card {seen['number']}, which peers get at once.")
+
+
+def rotate_message(context: typer.Context, as_json: Json = False) -> None:
+    """Make a new message key at once. The node does this by itself once a year."""
+    seen = call(context, "POST", "/api/v1/keys/rotate-message", {}, needs_keys=True)
+    if as_json:
+        show_json(seen)
+    else:
+        show(f"A new message key is on card {seen['number']}; the old one is destroyed.")
+
+
+def rotate_tls(
+    context: typer.Context,
+    now: Annotated[
+        bool, typer.Option("--now", help="Use it at once: the old one may be in other hands.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a new certificate for links. The node does this by itself every 90 days.
+
+    It is used once all peers have the card with it, or after a week.
+    """
+    seen = call(context, "POST", "/api/v1/keys/rotate-tls", {"now": now}, needs_keys=True)
+    if as_json:
+        show_json(seen)
+    elif seen["used"]:
+        show(f"A new certificate is on card {seen['number']}, and used from now on.")
+    else:
+        show(f"A new certificate is on card {seen['number']} beside the old one.")
+        if seen["waits_for"]:
+            say(f"It is used once these were linked: {', '.join(map(plain, seen['waits_for']))}")
+
+
+def exposed(  # noqa: PLR0917  typer binds a command's parameters by name
+    context: typer.Context,
+    since: Annotated[
+        str, typer.Option(help="When it can have been lost at the earliest: 2026-03-04.")
+    ] = "",
+    until: Annotated[str, typer.Option(help="And at the latest; by default now.")] = "",
+    key: Annotated[
+        str, typer.Option(help="Id of one sealing key; by default all that were here.")
+    ] = "",
+    tell: Annotated[
+        bool, typer.Option("--tell", help="Replace lost keys, and tell those who sealed to them.")
+    ] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Show which messages whoever has this node's lost sealing keys can read, by author."""
+    from urllib.parse import urlencode  # noqa: PLC0415
+
+    chosen = state(context)
+    lost = {"key": key, "since": since, "until": until}
+    if tell and not yes:
+        say("A new sealing key is made, and the authors below are told what the lost one opened.")
+        _show_exposed(call(context, "GET", f"/api/v1/keys/exposed?{urlencode(lost)}"), say)
+        if not confirm(chosen, "Tell them?", "--yes"):
+            fail("nothing was changed", Exit.REFUSED)
+    if tell:
+        seen = call(context, "POST", "/api/v1/keys/exposed", lost, needs_keys=True)
+    else:
+        seen = call(context, "GET", f"/api/v1/keys/exposed?{urlencode(lost)}")
+    if as_json:
+        show_json(seen)
+        return
+    _show_exposed(seen, show)
+    if not tell:
+        say("To replace lost keys and tell the authors, add --tell.")
+        return
+    if seen["new_key"]:
+        show(f"A new sealing key is on card {seen['number']}; the lost one is not on it any more.")
+    if seen["waits_for"]:
+        show(f"Told when they are linked: {', '.join(map(plain, seen['waits_for']))}")
+
+
+def _show_exposed(seen: dict[str, Any], out: Callable[[str], None]) -> None:
+    out(f"Lost between {utc(seen['from'])} and {utc(seen['until'])}")
+    for key in seen["keys"]:
+        ends = "in use" if key["until"] is None else f"until {utc(key['until'])}"
+        out(f"Key {key['key'][:16]}, since {utc(key['since'])}, {ends}")
+        for author in key["authors"]:
+            count = author["envelopes"]
+            note = "" if author["can_be_told"] or author["own"] else "; no peer: call it yourself"
+            out(f"  {plain(author['name'])}: {count} message{'s' * (count != 1)}{note}")
+            if author["refs"]:
+                out(f"    {', '.join(map(plain, author['refs']))}")
+        if not key["authors"]:
+            out("  nothing that is held here was sealed to it")
+
+
+def exposures(context: typer.Context, as_json: Json = False) -> None:
+    """Show what was told of lost keys: by this node, and by its peers."""
+    seen = call(context, "GET", "/api/v1/keys/exposures")
+    if as_json:
+        show_json(seen)
+        return
+    for row in seen["items"]:
+        lost = f"lost between {utc(row['from'])} and {utc(row['until'])}"
+        if row["direction"] == "in":
+            show(f"{plain(row['peer'])} says that its key {row['key'][:16]} was {lost}.")
+            show(f"  It opens {counted(row['known'], 'message')} of this node:")
+        else:
+            told = "not told yet" if row["told_at"] is None else f"told {utc(row['told_at'])}"
+            show(f"Key {row['key'][:16]} of this node was {lost}.")
+            messages = counted(row["envelopes"], "message")
+            show(f"  It opens {messages} of {plain(row['peer'])}; {told}:")
+        refs = row["refs"] or [f"{each[:16]}…" for each in row["ids"][:_FEW]]
+        show(f"  {', '.join(map(plain, refs)) or 'none that is still here'}")
+    if not seen["items"]:
+        show("No lost key was told of.")
 
 
 def recover(  # noqa: PLR0917  typer binds a command's parameters by name
@@ -183,7 +299,7 @@ def recover(  # noqa: PLR0917  typer binds a command's parameters by name
         if passphrase_file is not None:
             values["keystore.passphrase_file"] = str(passphrase_file.absolute())
         done = recover_anew(
-            chosen.home, values, card=_text(card), code=code, passphrase=secret,
+            chosen.home, values, card=read_text(card), code=code, passphrase=secret,
             after=after or None,
         )  # fmt: skip
     show("The identity is taken back; all keys are new.")
@@ -283,7 +399,7 @@ def suspend(
     as_json: Json = False,
 ) -> None:
     """Stop sending to a peer for a while, because the directory asks for it."""
-    seen = call(context, "POST", "/api/v1/suspensions", {"suspension": _text(file)})
+    seen = call(context, "POST", "/api/v1/suspensions", {"suspension": read_text(file)})
     if as_json:
         show_json(seen)
     else:

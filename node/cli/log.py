@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import sys
@@ -18,6 +19,7 @@ from node.cli import evidence
 from node.cli.terminal import (
     Exit,
     ask_passphrase,
+    ask_pin_if_needed,
     call,
     confirm,
     exit_code,
@@ -38,6 +40,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _PREFIX: Final = "/api/v1/log/"
 _PROBLEM: Final = 400
 _POLL_S: Final = 0.3
+_GROUP: Final = 4
+_GROUPS: Final = 8
+"""Of so many digits, and so many on a line: what one person can read to another."""
 
 
 @app.command("verify")
@@ -90,7 +95,7 @@ def _verified(seen: dict[str, Any], *, new: bool) -> None:
 
 
 _WHAT: Final = {
-    "entries": "log entries", "envelopes": "envelopes", "receipts": "receipts",
+    "rows": "tables", "entries": "log entries", "envelopes": "envelopes", "receipts": "receipts",
     "comparisons": "comparing with the log", "heads": "confirmed heads", "evidence": "proofs",
 }  # fmt: skip
 _BAR: Final = 30
@@ -118,13 +123,26 @@ def _bar(*, drawn: bool) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 @app.command("head")
-def head(context: typer.Context, as_json: Json = False) -> None:
-    """Print the newest signed checkpoint."""
+def head(
+    context: typer.Context,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print the whole signed checkpoint, for programs.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the newest signed head of the log, short enough to read to somebody."""
     seen = call(context, "GET", "/api/v1/log/head")
     if as_json:
         show_json(seen)
-    else:
+    elif raw:
         sys.stdout.write(seen["checkpoint"])
+    else:
+        root = base64.b64decode(seen["root"]).hex()
+        groups = [root[at : at + _GROUP] for at in range(0, len(root), _GROUP)]
+        show(f"log   {plain(seen['origin'])}")
+        show(f"size  {counted(seen['size'], 'entry')}")
+        for at in range(0, len(groups), _GROUPS):
+            show(f"{'root' if not at else '':<4}  {' '.join(groups[at : at + _GROUPS])}")
 
 
 app.command("prove")(evidence.prove)
@@ -167,8 +185,8 @@ def export(
         show_json({**asdict(done), "folder": str(folder), "entries": entries})
     else:
         show(
-            f"Written to {folder}: a log of {done.size} entries in {done.files} files, "
-            f"{done.new} of them new."
+            f"Written to {folder}: a log of {counted(done.size, 'entry')} in "
+            f"{counted(done.files, 'file')}, {done.new} of them new."
         )
 
 
@@ -257,7 +275,7 @@ def reopen(
             return None
         return ask_passphrase(chosen, file=passphrase_file)
 
-    old, new = reopen_log(chosen.home, secret)
+    old, new = reopen_log(chosen.home, secret, lambda: ask_pin_if_needed(chosen))
     show(f"The new log is {new}; its first entry names the old one, {old}.")
     say("Start the node, and tell your peers why: picket status shows who is linked.")
 
@@ -307,11 +325,14 @@ def policy(context: typer.Context) -> None:
 @app.command("fork")
 def fork(
     context: typer.Context,
-    peer: Annotated[str, typer.Argument(metavar="PEER", help="Name or node id.")],
+    peer: Annotated[
+        str, typer.Argument(metavar="[PEER]", help="Name or node id; without it, of this node.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """Print the proof that a peer's log contradicts itself: two heads that it signed."""
-    seen = call(context, "GET", f"/api/v1/peers/{quote(peer, safe='')}/log-fork")
+    """Print the proof that a log contradicts itself: two heads that it signed."""
+    place = f"peers/{quote(peer, safe='')}/log-fork" if peer else "log/fork"
+    seen = call(context, "GET", f"/api/v1/{place}")
     if as_json:
         show_json(seen)
         return
@@ -347,7 +368,7 @@ def watch(
             break
         before = seen
         time.sleep(every)
-    if seen["contradictions"]:
+    if seen["contradictions"] or seen["own_contradiction"]:
         raise typer.Exit(Exit.UNVERIFIED)
 
 
@@ -365,6 +386,8 @@ def _standing(seen: dict[str, Any], before: dict[str, Any]) -> None:
                  f"{utc(seen['cosigned_at'])}")  # fmt: skip
     if seen["missing"] != before.get("missing") and seen["missing"]:
         show(f"missing    {plain(', '.join(seen['missing']))}")
+    if seen["own_contradiction"] and not before.get("own_contradiction"):
+        show("ALARM      the log of this node contradicts itself: picket log fork")
     for name in seen["contradictions"]:
         if name not in before.get("contradictions", ()):
             show(f"ALARM      the log of {plain(name)} contradicts itself: "

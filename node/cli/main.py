@@ -13,7 +13,31 @@ from urllib.parse import quote, urlencode
 import typer
 
 from node import __version__
-from node.cli import attachments, delivery, disclosure, evidence, keys, log
+from node.cli import (
+    alerts,
+    approve,
+    attachments,
+    backup,
+    corpus,
+    delivery,
+    directory,
+    disclosure,
+    evidence,
+    followup,
+    keys,
+    lists,
+    lock,
+    log,
+    obligations,
+    operations,
+    pairing,
+    peer_test,
+    records,
+    reporting,
+    search,
+    shipments,
+    signer,
+)
 from node.cli import doctor as doctor_checks
 from node.cli.terminal import (
     HOW_TO_START,
@@ -21,6 +45,8 @@ from node.cli.terminal import (
     State,
     ask,
     ask_passphrase,
+    ask_pin,
+    ask_pin_if_needed,
     call,
     choose,
     confirm,
@@ -35,7 +61,6 @@ from node.cli.terminal import (
     table,
     usage,
     utc,
-    write_new,
 )
 from node.client import Client
 from node.home import Home, default_home
@@ -56,11 +81,23 @@ config_app = typer.Typer(help="The settings.", **_SUB)  # type: ignore[arg-type]
 for _name, _app in (
     ("keys", keys_app), ("peers", peers_app), ("incidents", incidents_app), ("log", log.app),
     ("attachments", attachments.app), ("evidence", evidence.app), ("delivery", delivery.app),
-    ("disclose", disclosure.app),
-    ("tokens", tokens_app), ("config", config_app),
+    ("disclose", disclosure.app), ("directory", directory.app), ("signer", signer.app),
+    ("approve", approve.app), ("operators", approve.operators_app),
+    ("lists", lists.app), ("obligations", obligations.app), ("followup", followup.app),
+    ("alerts", alerts.app), ("operations", operations.app), ("shipments", shipments.app),
+    ("links", search.app), ("tokens", tokens_app), ("config", config_app),
 ):  # fmt: skip
     app.add_typer(_app, name=_name)
 keys.register(keys_app, peers_app)
+backup.register(app)
+lock.register(app)
+pairing.register(keys_app, peers_app)
+peer_test.register(peers_app)
+reporting.register(incidents_app)
+obligations.register(incidents_app)
+records.register(incidents_app)
+search.register(incidents_app)
+app.command("corpus")(corpus.corpus)
 incidents_app.command("access")(disclosure.access)
 incidents_app.command("erase")(disclosure.erase)
 
@@ -114,6 +151,11 @@ def init(
         list[str] | None, typer.Option(help="Address on the card, wss://host:port.")
     ] = None,
     passphrase_file: PassphraseFile = None,
+    hsm: signer.Hsm = "",
+    token: signer.TokenLabel = "",
+    key_label: signer.KeyLabel = "",
+    message_label: signer.MessageLabel = "",
+    pin_file: signer.PinFile = None,
 ) -> None:
     """Make a new node: keys, card, databases."""
     from node.app import check_init, initialise  # noqa: PLC0415
@@ -137,9 +179,11 @@ def init(
     }
     if passphrase_file is not None:
         values["keystore.passphrase_file"] = str(passphrase_file.absolute())
+    values |= signer.settings(hsm, token, key_label, message_label, pin_file)
     check_init(chosen.home, values)
     secret = ask_passphrase(chosen, file=passphrase_file, twice=True)
-    made = initialise(chosen.home, values, secret)
+    pin = (lambda: ask_pin(chosen, file=pin_file)) if hsm else None
+    made = initialise(chosen.home, values, secret, pin=pin)
     show(f"Node id  {made.node_id}")
     say(f"The node is in {chosen.home}.")
     say(f"Print {made.recovery_sheet}, lock the paper away, then delete the file.")
@@ -165,11 +209,18 @@ def run(context: typer.Context, passphrase_file: PassphraseFile = None) -> None:
             return ask_passphrase(chosen)
         return None
 
-    raise typer.Exit(root.run(chosen.home, secret))
+    def pin() -> str | None:
+        return ask_pin_if_needed(chosen) if chosen.interactive else None
+
+    raise typer.Exit(root.run(chosen.home, secret, pin))
 
 
 @app.command()
-def unlock(context: typer.Context, passphrase_file: PassphraseFile = None) -> None:
+def unlock(
+    context: typer.Context,
+    passphrase_file: PassphraseFile = None,
+    pin_file: signer.PinFile = None,
+) -> None:
     """Open the keystore of the running node."""
     chosen = state(context)
     if not Client(chosen.home).running():
@@ -178,7 +229,9 @@ def unlock(context: typer.Context, passphrase_file: PassphraseFile = None) -> No
         say("The node is unlocked already; nothing was changed.")
         return
     secret = ask_passphrase(chosen, file=passphrase_file)
-    call(context, "POST", "/api/v1/unlock", {"passphrase": secret.decode()})
+    pin = ask_pin_if_needed(chosen, file=pin_file)
+    given = {"passphrase": secret.decode()} | ({} if pin is None else {"pin": pin})
+    call(context, "POST", "/api/v1/unlock", given)
     say("The node is unlocked.")
 
 
@@ -203,6 +256,9 @@ def status(context: typer.Context, as_json: Json = False) -> None:
              f"{counted(counts['drafts'], 'draft')}")  # fmt: skip
     waiting = seen["outbox"]
     show(f"Outbox     {counted(waiting, 'delivery waits', 'deliveries wait')}")
+    days = seen["backup"]["days"]
+    made = "never made" if days is None else f"last made {counted(days, 'day')} ago"
+    show(f"Backup     {made if days != 0 else 'last made today'}")
     show()
     if seen["peers"]:
         table(
@@ -261,57 +317,7 @@ def keys_show(context: typer.Context, as_json: Json = False) -> None:
     table(("KEY", "ENDS"), [(k["purpose"], utc(k["expires"])) for k in seen["keys"]])
 
 
-@keys_app.command("card")
-def keys_card(
-    context: typer.Context,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
-    """Print this node's card, to hand to other authorities. It holds no secret."""
-    seen = call(context, "GET", "/api/v1/card")
-    if as_json:
-        show_json(seen)
-    elif out is None:
-        sys.stdout.write(seen["card"])
-    else:
-        write_new(out, seen["card"], force=force)
-        say(f"Written to {out}. Send it by any channel; compare the safety number by another.")
-
-
 # --- peers -----------------------------------------------------------------------------------
-@peers_app.command("add")
-def peers_add(
-    context: typer.Context,
-    card: Annotated[
-        Path, typer.Argument(readable=False, help="The other node's card file, or - for input.")
-    ],
-    name: Annotated[str, typer.Option(help="What to call it here.")] = "",
-    as_json: Json = False,
-) -> None:
-    """Add a peer by its card. Nothing is shared with it before you approve it."""
-    body = {"card": read_text(card)} | ({"name": name} if name else {})
-    peer = call(context, "POST", "/api/v1/peers", body)
-    if as_json:
-        show_json(peer)
-        return
-    show(f"{plain(peer['name'])} ({peer['country']}) is known, at level {peer['level']}.")
-    _safety_number(peer)
-    say(f"Then: picket peers approve {_quoted(peer['name'])}")
-
-
-def _safety_number(peer: Any) -> None:  # noqa: ANN401
-    groups = peer["safety_number"].split()
-    show(f"Safety number between this node and {plain(peer['name'])}:")
-    for at in range(0, len(groups), 4):
-        show("    " + "   ".join(groups[at : at + 4]))
-    say("Read it to each other on a number you know, not one from the card.")
-
-
-def _quoted(name: str) -> str:
-    return f'"{plain(name)}"' if " " in name else plain(name)
-
-
 def _peer_path(name: str, verb: str = "") -> str:
     return f"/api/v1/peers/{quote(name, safe='')}{verb}"
 
@@ -345,13 +351,13 @@ def peers_show(context: typer.Context, peer: Peer, as_json: Json = False) -> Non
     if seen["verified"]:
         check = seen["verified"]
         show(f"{'verified':<12} {check['method']} by {plain(check['by'])}, {utc(check['at'])}")
-    _safety_number(seen)
+    pairing.show_number(seen)
 
 
 _LABELS = {"node_id": "node id", "endpoints": "addresses"}
 _LOWERED = {
     "observe": "it receives nothing more from this node, and carries nothing for it",
-    "relay": "it receives nothing more from this node, and may carry for it",
+    "relay": "nothing that is released from now on goes to it, and it may carry for this node",
 }
 
 
@@ -409,67 +415,6 @@ def _incident_path(key: str, verb: str = "") -> str:
     return f"/api/v1/incidents/{quote(key, safe='')}{verb}"
 
 
-@incidents_app.command("new")
-def incidents_new(
-    context: typer.Context,
-    file: Annotated[
-        Path | None,
-        typer.Option(readable=False, help="JSON file with the incident, or - for input."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Create a draft: a few questions, or a file. Nothing leaves the node."""
-    body = _json_object(read_text(file)) if file is not None else _asked(context)
-    seen = call(context, "POST", "/api/v1/incidents", body, needs_keys=True)
-    if as_json:
-        show_json(seen)
-        return
-    if seen.get("duplicate"):
-        show(f"{seen['ref']} ({seen['state']}) has this external_ref: nothing new was made.")
-        return
-    show(f"Draft {seen['ref']}")
-    for warning in seen["warnings"]:
-        show(f"! {warning['pointer']}: {plain(warning['message'])}")
-    if seen["missing_anchors"]:
-        show(f"Would help others most: {', '.join(map(_anchor, seen['missing_anchors'][:3]))}.")
-    if seen["concerned_countries"]:
-        show(f"Countries concerned: {', '.join(seen['concerned_countries'])}")
-    to = " ".join(f"--to {_quoted(name)}" for name in seen["suggested_recipients"])
-    say(f"Next: picket incidents release {seen['ref']} {to or '--to PEER'}")
-
-
-_ANCHORS = {
-    "A1": "an identified party", "A2": "a transport document number",
-    "A3": "a container, vessel, flight or plate", "A4": "manufacturer and batch",
-    "A5": "the route", "A6": "a telephone, mail or account", "A7": "a photo of label or document",
-    "A8": "a contact for follow-up",
-}  # fmt: skip
-
-
-def _anchor(name: str) -> str:
-    return f"{_ANCHORS.get(name, name)} ({name})"
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        usage(f"the file is not JSON: {error}. Correct it")
-    if not isinstance(value, dict):
-        usage("the file does not hold one JSON object")
-    return value
-
-
-def _asked(context: typer.Context) -> dict[str, Any]:
-    # Heavy: the rules of an incident.
-    from node.cli.questions import ask_incident  # noqa: PLC0415
-
-    chosen = state(context)
-    if not chosen.interactive:
-        usage("there is nobody to ask. Give --file FILE")
-    return ask_incident(chosen, call(context, "GET", "/api/v1/node"))
-
-
 @incidents_app.command("import")
 def incidents_import(
     context: typer.Context,
@@ -519,11 +464,18 @@ def incidents_list(
     table(
         ("REFERENCE", "STATE", "FROM", "TLP", "TYPE", "WHAT"),
         [(r["ref"], r["state"], r["author"], r["tlp"], r["incident_type"],
-          f"erased: {r['erased']['reason']}" if r["state"] == "erased" else r["summary_line"])
-         for r in seen["items"]],
+          _what(r)) for r in seen["items"]],
     )  # fmt: skip
     if seen["more"]:
         say(f"There are more: --after {seen['next']}")
+
+
+def _what(row: dict[str, Any]) -> str:
+    """Return what an incident of a list is about, and what became of it."""
+    if row["state"] == "erased":
+        return f"erased: {row['erased']['reason']}"
+    told = str(row["summary_line"])
+    return f"RETRACTED, {row['retracted']}: {told}" if row["retracted"] else told
 
 
 @incidents_app.command("show")
@@ -538,11 +490,18 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
         show(f"{seen['ref']}  {gone} {utc(seen['erased']['at'])}: {seen['erased']['reason']}")
     if seen["state"] == "erased":
         show(f"from      {plain(seen['author'])}; it came {utc(seen['recorded_at'])}")
-        delivery.deliveries(seen["deliveries"])
+        _envelopes(seen["envelopes"])
+        if seen["deliveries"]:
+            show()
+            delivery.deliveries(seen["deliveries"])
         return
     exercise = "  EXERCISE" if seen["exercise"] else ""
     show(f"{seen['ref']}  {seen['state']}  TLP:{seen['tlp']}{exercise}")
     show(f"from      {plain(seen['author'])}, revision {seen['revision']}")
+    if seen["retracted"]:
+        show(f"! It is RETRACTED: {seen['retracted']}")
+    if seen["contested"]:
+        show("! Its originator gave two different contents under one number. Call it.")
     show(f"detected  {utc(seen['detected_at'])}")
     show(f"recorded  {utc(seen['recorded_at'])}")
     if seen["made"]:
@@ -551,29 +510,51 @@ def incidents_show(context: typer.Context, incident: Incident, as_json: Json = F
     show(f"          {plain(seen['summary'])}")
     for other in seen["also_claimed"]:
         show(f"! the same id or reference stands on another incident: {plain(other)}")
+    if seen["handling_text"]:
+        show("\nHANDLING")
+        obligations.handling(seen["handling_text"])
     for name in ("face", "annex"):
         show(f"\n{name.upper()}")
         disclosure.tree(seen[name], 1) if seen[name] else show("  (not received or not given)")
+    _envelopes(seen["envelopes"])
     if seen["deliveries"]:
         show()
         delivery.deliveries(seen["deliveries"])
+
+
+def _envelopes(items: list[dict[str, Any]]) -> None:
+    """Print the envelopes of an incident that has several, to choose one of them."""
+    if len(items) > 1:
+        show()
+        table(
+            ("--envelope", "LAYERS", "LOG ENTRY", "ENVELOPE ID"),
+            [
+                (number, " ".join(each["layers"]), each["log_index"], each["envelope_id"])
+                for number, each in enumerate(items)
+            ],
+        )
 
 
 def _made(made: dict[str, Any]) -> None:
     """Print between which times it was made, as far as witnesses show it."""
     first, last = made["not_before"], made["not_after"]
     if first and last:
-        show(f"made      between {utc(first)} and {utc(last)}, as witnesses show")
+        show(f"made      between {_exact(first)} and {_exact(last)}, as witnesses show")
     elif last:
-        show(f"made      before {utc(last)}, as witnesses show")
+        show(f"made      before {_exact(last)}, as witnesses show")
     elif first:
-        show(f"made      after {utc(first)}, as witnesses show")
+        show(f"made      after {_exact(first)}, as witnesses show")
     else:
         show("made      at a time that witnesses do not show")
     if not first:
         show(f"          {_earliest(made['anchor'])}")
     if not last:
         show("          too few witnesses have confirmed its log entry yet to say before when")
+
+
+def _exact(time: str) -> str:
+    """Return a time to the second, as "before" it would be wrong of a minute that is cut off."""
+    return utc(time, seconds=not time[16:].startswith(":00"))
 
 
 def _earliest(anchor: dict[str, Any] | None) -> str:
@@ -617,42 +598,10 @@ def incidents_release(
     as_json: Json = False,
 ) -> None:
     """Sign a draft and send it to exactly the named peers."""
-    chosen = state(context)
     if not to:
         usage("nobody would receive it. Give --to PEER, or --to all")
-    query: dict[str, Any] = {"to": to, "carriers": carrier or []}
-    if annex_to:
-        query["annex_to"] = annex_to
-    if separately:
-        query["separately"] = "true"
-    path = _incident_path(incident, f"/recipients?{urlencode(query, doseq=True)}")
-    preview = call(context, "GET", path, needs_keys=True)
-    if not as_json:
-        _preview(preview)
-    if not yes and not confirm(chosen, "Release it to exactly these?", "--yes"):
-        fail("nothing was released", Exit.REFUSED)
-    body: dict[str, Any] = {
-        "to": to, "carriers": carrier or [], "separately": separately, "digest": preview["digest"],
-    }  # fmt: skip
-    if annex_to:
-        body["annex_to"] = annex_to
-    seen = call(context, "POST", _incident_path(incident, "/release"), body, needs_keys=True)
-    if as_json:
-        show_json(seen)
-        return
-    show(f"{seen['ref']} is released.")
-    delivery.deliveries(seen["deliveries"])
-    say(f"Receipts arrive here: picket incidents deliveries {seen['ref']}")
-
-
-def _preview(preview: dict[str, Any]) -> None:
-    say(f"Will receive the face:   {plain(preview['will_receive_face'])}")
-    say(f"Will receive the annex:  {plain(preview['will_receive_annex'])}")
-    if preview["carriers"]:
-        say(f"Will carry it unread:    {plain(preview['carriers'])}")
-    say(f"Will NOT receive it:     {plain(preview['will_not_receive'])}")
-    for sha256 in preview["attachments_without_content"]:
-        say(f"! The attachment {sha256[:16]} goes without its content: it is not here.")
+    chosen = reporting.Choice(to=to, annex_to=annex_to, carrier=carrier, separately=separately)
+    reporting.release(context, incident, chosen, yes=yes, as_json=as_json)
 
 
 # --- tokens, config --------------------------------------------------------------------------
@@ -707,6 +656,16 @@ def config_show(context: typer.Context, as_json: Json = False) -> None:
 def config_check(context: typer.Context, as_json: Json = False) -> None:
     """Check the settings, and show where each came from."""
     _config(context, as_json=as_json)
+    from node.policy_file import read_policy  # noqa: PLC0415
+
+    path = Home(state(context).home).witness_policy
+    policy = read_policy(path, log=None)
+    if policy is not None:
+        # Which log is this node's only the node can say; it reads the file when it starts.
+        name = call(context, "GET", "/api/v1/log/head")["checkpoint"].partition("\n")[0]
+        if name not in {line.key.name for line in policy.logs}:
+            fail(f"{path} has no line for the log of this node. Take it from the file that this "
+                 "prints: picket log policy", Exit.USAGE)  # fmt: skip
     say("The configuration is valid.")
 
 
@@ -737,7 +696,7 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except PicketError as error:
-        say(f"picket: {error.diagnostics()}")
+        say(f"picket: {plain(error.diagnostics())}")
         sys.exit(exit_code(error.code))
     except KeyboardInterrupt:
         say("picket: interrupted")

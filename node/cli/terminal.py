@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import getpass
 import json
+import os
 import re
 import shutil
 import sys
@@ -19,11 +21,16 @@ import typer
 from node.client import Client
 from node.home import user_name
 from protocol import errors as e
+from protocol import limits
 
 _QUANTITY: Final = re.compile(r" [0-9][0-9.,]*( [^ ]{1,8})?$")
 _NARROWEST: Final = 20
 
 
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+WHICH_ENVELOPE: Final = (
+    "Which envelope of an incident that has several, from 0: picket incidents show lists them."
+)
 HOW_TO_START: Final = "Start it, for example with: picket run, or: systemctl start picket"
 
 
@@ -59,6 +66,7 @@ _EXITS: Final[tuple[tuple[type[e.PicketError], Exit], ...]] = (
     (e.LogCorruptionError, Exit.UNVERIFIED),
     (e.PeerError, Exit.UNVERIFIED),
     (e.RollbackError, Exit.UNVERIFIED),
+    (e.BackupError, Exit.UNVERIFIED),
     (e.LogBehindError, Exit.UNVERIFIED),
     (e.LinkError, Exit.UNREACHABLE),
 )
@@ -76,11 +84,12 @@ def exit_code(code: str) -> Exit:
 
 @dataclass
 class State:
-    """Options that stand before the command, and the passphrase once it was typed."""
+    """Options that stand before the command, and what was typed once: passphrase and PIN."""
 
     home: Path
     no_input: bool = False
     typed: bytes | None = field(default=None, repr=False)
+    pin: str | None = field(default=None, repr=False)
 
     @property
     def interactive(self) -> bool:
@@ -95,8 +104,8 @@ def state(context: typer.Context) -> State:
 
 
 def say(text: str = "") -> None:
-    """Print one line for the person at the terminal."""
-    print(text, file=sys.stderr)
+    """Print one line for the person at the terminal; nothing in it moves the cursor."""
+    print("".join(c if c.isprintable() or c == "\n" else " " for c in text), file=sys.stderr)
 
 
 def show(text: str = "") -> None:
@@ -106,7 +115,7 @@ def show(text: str = "") -> None:
 
 def fail(message: str, code: Exit) -> NoReturn:
     """End with one line on standard error."""
-    say(f"picket: {message}")
+    say(f"picket: {plain(message)}")
     raise typer.Exit(code)
 
 
@@ -139,7 +148,11 @@ def call(
         needs_keys: ask for the passphrase if the node does not run.
     """
     chosen = state(context)
-    client = Client(chosen.home, asker(chosen) if needs_keys else None)
+    client = Client(
+        chosen.home,
+        asker(chosen) if needs_keys else None,
+        (lambda: ask_pin_if_needed(chosen)) if needs_keys else None,
+    )
     status, value = client.call(method, path, body)
     if status >= 400:  # noqa: PLR2004
         fail_with(value)
@@ -165,7 +178,7 @@ def asker(chosen: State) -> Callable[[], bytes | None]:
 def fail_with(problem: Mapping[str, Any]) -> NoReturn:
     """End with what a problem document says, and the exit code of its error."""
     for item in problem.get("errors", ())[1:10]:
-        say(f"  {item['pointer']}: {item['message']}")
+        say(plain(f"  {item['pointer']}: {item['message']}"))
     fix = problem.get("fix", "")
     detail = problem.get("detail", "the call failed")
     fail(f"{detail}. {fix}" if fix else detail, exit_code(problem.get("code", "")))
@@ -186,6 +199,31 @@ def ask_passphrase(chosen: State, *, file: Path | None = None, twice: bool = Fal
         if twice and getpass.getpass("Again: ", stream=sys.stderr) != first:
             usage("the two passphrases differ. Nothing was changed")
     return secret
+
+
+def ask_pin_if_needed(chosen: State, *, file: Path | None = None) -> str | None:
+    """Return the PIN of the token with the node's signing keys; None if nobody has to give it."""
+    from node.config import load_config  # noqa: PLC0415
+    from node.home import Home  # noqa: PLC0415
+    from node.signer_client import needs_pin  # noqa: PLC0415
+
+    if file is None and not needs_pin(load_config(Home(chosen.home)).signer):
+        return None
+    return ask_pin(chosen, file=file)
+
+
+def ask_pin(chosen: State, *, file: Path | None = None) -> str:
+    """Return the PIN of a token from *file* or, where there is one, the person."""
+    from node.signer_client import read_pin_file  # noqa: PLC0415
+
+    if file is not None:
+        return read_pin_file(file)
+    if not chosen.interactive:
+        usage("the PIN of the token is needed. Give --pin-file FILE")
+    if chosen.pin is None:
+        with _interruptible():
+            chosen.pin = getpass.getpass("PIN of the token: ", stream=sys.stderr)
+    return chosen.pin
 
 
 @contextlib.contextmanager
@@ -299,10 +337,21 @@ def denied(path: Path, verb: str, error: OSError, *, otherwise: str) -> str:
     return f"{path} cannot be {verb} by the user {user_name()}, who runs this command. {otherwise}"
 
 
-def read_text(path: Path) -> str:
-    """Return the text in a file of the person, or in what is handed over for ``-``."""
+def read_text(path: Path, *, maximum: int = limits.MAX_REQUEST_IMPORT) -> str:
+    """Return the text in a file of the person, or in what is handed over for ``-``.
+
+    What is longer than *maximum* bytes ends the command: it may have no end.
+    """
     try:
-        return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+        if str(path) == "-":
+            data = sys.stdin.buffer.read(maximum + 1)
+        else:
+            with path.open("rb") as opened:
+                data = opened.read(maximum + 1)
+        if len(data) > maximum:
+            fail(f"{path} is longer than {maximum} bytes. Name the right file", Exit.USAGE)
+        # As a text file is read: line ends of other systems are line ends.
+        return data.decode().replace("\r\n", "\n").replace("\r", "\n")
     except OSError as error:
         otherwise = f"Give - in its place, and hand it over with: < {path}"
         fail(denied(path, "read", error, otherwise=otherwise), Exit.USAGE)
@@ -320,6 +369,52 @@ def write_new(path: Path, text: str, *, force: bool) -> None:
     except OSError as error:
         otherwise = f"Leave out --out and redirect the output: > {path}"
         fail(denied(path, "written", error, otherwise=otherwise), Exit.FAILURE)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, *, room: int) -> Iterator[Callable[[bytes], None]]:
+    """Make a file that only its owner can read, with *room* bytes on the disk; give what fills it.
+
+    It is gone if the block ends with an error, so what was refused leaves nothing behind.
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        fail(f"{path} exists. Choose another name", Exit.REFUSED)
+    except (FileNotFoundError, NotADirectoryError):
+        fail(f"the folder {path.parent} does not exist. Make it first", Exit.USAGE)
+    except OSError as error:
+        fail(f"{path} cannot be written: {error.strerror}. Check the path", Exit.FAILURE)
+
+    def write(data: bytes) -> None:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[opened.write(rest) :]
+            opened.truncate()
+            os.fsync(handle)
+        except OSError as error:
+            fail(
+                f"{path} cannot be written: {error.strerror}. Free some space and do it again; "
+                "the log has this time too",
+                Exit.FAILURE,
+            )
+
+    try:
+        with open(handle, "wb", buffering=0) as opened:  # noqa: PTH123  a handle
+            try:
+                os.posix_fallocate(handle, 0, room)
+            except OSError as error:
+                if error.errno in _FULL:
+                    fail(
+                        f"{path} cannot be written: {error.strerror}. Free some space; nothing "
+                        "was handed over",
+                        Exit.FAILURE,
+                    )
+            yield write
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 # --- showing ---------------------------------------------------------------------------------
@@ -362,6 +457,6 @@ def plain(text: object) -> str:
     return _plain(text)
 
 
-def utc(text: str | None) -> str:
-    """Return an RFC 3339 time as people read it."""
-    return "never" if not text else f"{text[:10]} {text[11:16]} UTC"
+def utc(text: str | None, *, seconds: bool = False) -> str:
+    """Return an RFC 3339 time as people read it, to the minute or to the second."""
+    return "never" if not text else f"{text[:10]} {text[11 : 19 if seconds else 16]} UTC"

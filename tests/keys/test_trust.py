@@ -414,16 +414,17 @@ def test_links_are_listed_by_name(store: TrustStore, alder: TestNode, cedar: Tes
     assert store.own is alder.chain
 
 
-def test_only_the_newest_card_says_with_which_certificate_a_peer_links(
+def test_a_peer_links_with_the_certificates_of_its_cards_back_to_its_last_recovery(
     store: TrustStore, birch: TestNode, cedar: TestNode
 ) -> None:
     old = birch.card.tls[0]
     found = store.by_certificate(old)
     assert found is not None and found.node_id == birch.id
     renewed = store.apply(birch.id, next_card(birch, tls=cedar.card.tls).statements)
-    assert renewed.by_certificate(old) is None
-    found = renewed.by_certificate(cedar.card.tls[0])
-    assert found is not None and found.node_id == birch.id
+    for certificate in (cedar.card.tls[0], old):
+        found = renewed.by_certificate(certificate)
+        assert found is not None and found.node_id == birch.id
+    assert renewed.peer(birch.id).certificates == (cedar.card.tls[0], old)
 
 
 def test_cards_are_found_by_their_number_for_peers_and_for_ourselves(

@@ -37,6 +37,8 @@ PATIENCE_S: Final = 60.0
 _POLL_S: Final = 0.02
 _OK: Final = 200
 _PORTS: Final = range(12_000, 32_000)
+_SLICE: Final = 1_024
+"""Bytes that a slow line takes at once."""
 Row = dict[str, Any]
 
 
@@ -174,10 +176,36 @@ class Node(Authority):
         return self.journal.read_text(errors="replace")[-1500:]
 
     def reset_peak(self) -> int:
-        """Begin to measure the peak of resident memory anew; return the bytes it is at."""
+        """Begin to measure the peak of resident memory anew; return the bytes it is at.
+
+        A node keeps others out of its process: only root can begin anew, else the peak of its start
+        stays the mark.
+        """
         assert self.process is not None
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        with contextlib.suppress(PermissionError):
+            Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
         return self.peak()
+
+    def visible(self) -> bytes:
+        """Return what the process table shows of the process: to root all of it, else less."""
+        assert self.process is not None
+        process = Path(f"/proc/{self.process.pid}")
+        shown = process.joinpath("cmdline").read_bytes()
+        with contextlib.suppress(PermissionError):
+            shown += process.joinpath("environ").read_bytes()
+        return shown
+
+    def nameless(self) -> dict[str, bytes]:
+        """Return the files without a name that the process has open, as far as root can see."""
+        assert self.process is not None
+        found = {}
+        with contextlib.suppress(PermissionError):
+            for handle in Path(f"/proc/{self.process.pid}/fd").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # closed since
+                    target = str(handle.readlink())
+                    if target.endswith(" (deleted)") and not target.startswith("/dev/"):
+                        found[target] = handle.read_bytes()
+        return found
 
     def peak(self) -> int:
         """Return the most bytes that the process had resident since ``reset_peak``."""
@@ -507,14 +535,22 @@ class Allowance:
 
 
 class Tap:
-    """A TCP proxy on loopback that keeps every byte of both directions, and may cut connections."""
+    """A TCP proxy on loopback that keeps every byte of both directions.
 
-    def __init__(self, port: int, target: int, *, cuts: Sequence[int] = ()) -> None:
+    It may cut connections, and be as slow as a poor line.
+    """
+
+    def __init__(
+        self, port: int, target: int, *, cuts: Sequence[int] = (), rate: int | None = None
+    ) -> None:
         """Listen on *port* and pass everything on to *target*.
 
-        Connection number n is cut after *cuts*[n] bytes; what comes after these is whole.
+        Connection number n is cut after *cuts*[n] bytes; what comes after these is whole. At most
+        *rate* bytes pass in a second, in each direction.
         """
         self._target = target
+        self._rate = rate
+        self._ending = threading.Event()
         self._cuts = iter(cuts)
         self.left = len(cuts)
         self._lock = threading.Lock()
@@ -528,6 +564,7 @@ class Tap:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
         # shutdown, unlike close, wakes a thread that waits in accept or recv
         self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -570,11 +607,13 @@ class Tap:
 
     def _pump(self, source: socket.socket, sink: socket.socket, allowance: Allowance) -> None:
         try:
-            while data := source.recv(65_536):
+            while data := source.recv(65_536 if self._rate is None else _SLICE):
                 data = data[: allowance.take(len(data))]
                 with self._lock:
                     self._captured.append(data)
                 sink.sendall(data)
+                if self._rate is not None:
+                    self._ending.wait(len(data) / self._rate)
                 if allowance.spent:
                     self._cut(source, sink)
                     return

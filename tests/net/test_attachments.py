@@ -19,7 +19,7 @@ from protocol.blob import BLOB_CHUNK, BlobChunk, NoBlob, WantBlob
 from protocol.limits import MAX_BLOB
 from tests.net.harness import ROOT, Net, Node, Row, Tap, free_ports, incident, wait
 from tests.net.puppet import Puppet
-from tests.net.test_secrecy import hits
+from tests.net.searching import hits
 
 PATH: Final = "/api/v1/attachments"
 MIB: Final = 2**20

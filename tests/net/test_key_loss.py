@@ -1,4 +1,4 @@
-"""Story "key loss": a laptop with live keys is stolen, and its owner takes the identity back."""
+"""Story 8, key loss: a laptop with live keys is stolen, and its owner takes the identity back."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def check_service(net: Net) -> None:
     net.check_journals()
 
 
-def test_key_loss(net: Net, tmp_path: Path) -> None:
+def test_story_08_key_loss(net: Net, tmp_path: Path) -> None:
     alder, birch, cedar = net["alder"], net["birch"], net["cedar"]
     code = paper(alder)
     before = alder.draft(incident("before the theft"))

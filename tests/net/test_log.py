@@ -27,7 +27,7 @@ from node.home import Home
 from protocol import merkle
 from protocol.canonical import decode
 from protocol.checkpoint import Checkpoint, parse_body, sign_checkpoint, verify_checkpoint
-from protocol.entry import EntryKind, make_entry, parse_entry
+from protocol.entry import EntryKind, local_digest, make_entry, parse_entry
 from protocol.errors import ProofError, SignatureError
 from protocol.frames import Receipts, Runs, decode_frame
 from protocol.log_fork import LogFork, encode_log_fork, parse_log_fork, verify_log_fork
@@ -202,6 +202,19 @@ def rewrite(home: Home, origin: str) -> int:
             EntryKind(kind), bytes(32), local_commitment=entry.local_digest, blind=entry.blind
         )
         database.execute("UPDATE entries SET entry = ? WHERE idx = ?", (other, index))
+        said = database.execute(
+            "SELECT idx, entry, local_blind FROM entries WHERE kind = ? AND local != x'90'",
+            (int(EntryKind.HEARTBEAT),),
+        ).fetchall()
+        for place, old, blind in said:  # what they say of heads that were cosigned
+            entry, local = parse_entry(old), b"\x90"
+            other = make_entry(
+                entry.kind, entry.subject, local_commitment=local_digest(local, blind),
+                blind=entry.blind,
+            )  # fmt: skip
+            database.execute(
+                "UPDATE entries SET entry = ?, local = ? WHERE idx = ?", (other, local, place)
+            )
         rows = database.execute("SELECT entry FROM entries ORDER BY idx").fetchall()
         tree = Tiles([merkle.leaf_hash(row[0]) for row in rows])
         size = len(rows)
@@ -357,7 +370,7 @@ EDITS: Final[dict[str, tuple[str, str]]] = {
         "damaged"),
     "tile edited": (
         "UPDATE tiles SET data = CAST(zeroblob(32) || substr(data, 33) AS BLOB) "
-        "WHERE level = 0 AND idx = 0", "restored from a backup or changed"),
+        "WHERE level = 0 AND idx = 0", "tile 0/0 differs"),
     "tile deleted": ("DELETE FROM tiles WHERE level = 0 AND idx = 0", "tile"),
     "signature edited": (
         "UPDATE checkpoints SET note = CAST(replace(CAST(note AS TEXT), 'A', 'B') AS BLOB)",
@@ -379,6 +392,12 @@ EDITS: Final[dict[str, tuple[str, str]]] = {
         "|| x'00' AS BLOB)", "cosignature"),
     "time of a cosignature edited": (
         "UPDATE cosignatures SET time_s = time_s - 3600", "time"),
+    "cosignatures of one witness deleted": (
+        "DELETE FROM cosignatures WHERE name = (SELECT min(name) FROM cosignatures)",
+        "cosign"),
+    "every cosigned head deleted": ("DELETE FROM cosigned", "missing"),
+    "first cosignature of heads dated later": ("UPDATE head_times SET at = at + 200", "changed"),
+    "quorum dated back": ("UPDATE cosigned SET quorum_at = quorum_at - 2592000", "changed"),
     "time of the quorum edited": (
         "UPDATE cosigned SET quorum_at = quorum_at + 3600 WHERE quorum_at IS NOT NULL",
         "changed"),

@@ -11,7 +11,7 @@ import base64
 import http.client
 import json
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,35 +24,9 @@ from protocol.frames import Frame, Receipts, Summary
 from protocol.log_frames import Head
 from tests.net.harness import Net, Node, Row, Tap, free_ports, incident, wait
 from tests.net.puppet import Puppet
+from tests.net.searching import hits
 
 FIELDS = ("summary", "narrative", "party", "selector", "document")
-
-
-def forms(text: str) -> set[bytes]:
-    """Return *text* as it would look written down plainly, in UTF-16, hex or base64."""
-    plain = text.encode()
-    found = {plain, text.encode("utf-16-le"), text.encode("utf-16-be")}
-    for data in tuple(found):
-        found |= {data.hex().encode(), data.hex().upper().encode()}
-    for data in (plain, text.encode("utf-16-le"), text.encode("utf-16-be")):
-        found |= _base64(data)
-    return found
-
-
-def _base64(data: bytes) -> set[bytes]:
-    """Return what of *data* is sure to stand in any base64 of a text that contains it."""
-    found = set()
-    for before in range(3):
-        encoded = base64.b64encode(bytes(before) + data)
-        # The first and last group also depend on what stands around it.
-        inner = encoded[4:-4]
-        found |= {inner, inner.replace(b"+", b"-").replace(b"/", b"_")}
-    return found
-
-
-def hits(data: bytes, texts: Sequence[str]) -> list[str]:
-    """Return which of *texts* occur in *data* in any form."""
-    return [text for text in texts if any(form in data for form in forms(text))]
 
 
 def pieces(sealed: envelope.Envelope) -> list[bytes]:
@@ -160,7 +134,7 @@ def scene(net: tuple[Net, Tap], puppets: tuple[Puppet, Puppet]) -> Scene:
     wait(lambda: settled(alder, incident_id), "everybody who is up to hold it")
     # Whatever alder would tell the outsider comes before its answer to this.
     far.deliver(outsider.release("from outside", [alder.id]).wire)
-    processes = [node.process.pid for node in nodes.nodes.values() if node.process is not None]
+    processes = [node for node in nodes.nodes.values() if node.process is not None]
     return Scene(
         net=nodes,
         tap=tap,
@@ -177,11 +151,7 @@ def scene(net: tuple[Net, Tap], puppets: tuple[Puppet, Puppet]) -> Scene:
         told=b"".join(near.payloads),
         overheard=list(far.frames),
         overheard_bytes=b"".join(far.payloads),
-        visible=b"".join(
-            Path(f"/proc/{pid}/{what}").read_bytes()
-            for pid in processes
-            for what in ("cmdline", "environ")
-        ),
+        visible=b"".join(node.visible() for node in processes),
     )
 
 

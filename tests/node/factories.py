@@ -111,10 +111,12 @@ def incident(summary: str = "20160 litres in 120 drums", *, annex: bool = False)
 
 
 def record(number: int, summary: str = "drums", *, revision: int = 1, annex: bool = False) -> bytes:
-    """Return the body of an envelope about incident *number*."""
+    """Return the body of an envelope about incident *number*, which recipients may hand on."""
+    value = incident(summary, annex=annex)
+    value["face"]["handling"] |= {"onward": "peers_same_handling", "evidence_use": "allowed"}
     return encode(
         to_record(
-            parse_incident(incident(summary, annex=annex)),
+            parse_incident(value),
             incident_id=incident_id(number),
             ref=f"PI-XA-2026-{number:06d}",
             revision=revision,

@@ -20,6 +20,7 @@ from keys.keystore import Argon2Params, load, save
 from node.api import dispatch
 from node.app import accept_database, check_init, initialise, open_service
 from node.calls import Request
+from node.fence import Fence
 from node.home import Home
 from node.service import Network, Service
 from protocol.errors import (
@@ -27,6 +28,7 @@ from protocol.errors import (
     ConfigError,
     KeystoreError,
     LockedError,
+    LogCorruptionError,
     OperatorError,
     PicketError,
     RollbackError,
@@ -345,7 +347,18 @@ def test_a_database_that_was_changed_below_the_fence_is_refused(home: Home) -> N
     grow(home)
     with contextlib.closing(sqlite3.connect(home.node_db)) as database, database:
         database.execute("UPDATE tiles SET data = zeroblob(length(data))")
-    with pytest.raises(RollbackError, match="or changed"), open_service(home.path):
+    with pytest.raises(LogCorruptionError, match="tile 0/0 differs"), open_service(home.path):
+        pass
+
+
+def test_another_database_of_the_same_length_is_refused_as_such(home: Home) -> None:
+    size = grow(home)
+    fence = Fence(home.fence)
+    for _ in range(2):  # both of its records
+        fence.raise_to(size, bytes(32))
+    fence.close()
+    said = f"the {size} log entries that were already published are not those in node.db"
+    with pytest.raises(RollbackError, match=said), open_service(home.path):
         pass
 
 
@@ -377,6 +390,7 @@ def test_the_passphrase_comes_from_systemd_before_the_configured_file(
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "picket-passphrase").write_bytes(PASSPHRASE + b"\n")
+    (credentials / "picket-passphrase").chmod(0o400)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     with open_service(home.path) as service:
         assert service.node()["locked"] is False

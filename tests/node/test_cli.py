@@ -799,16 +799,26 @@ READ_VERBS: Final[Mapping[str, Callable[[Made], tuple[str, ...]]]] = {
     "status": lambda _: (), "doctor": lambda _: (), "keys show": lambda _: (),
     "keys card": lambda _: (), "keys status": lambda _: (),
     "peers list": lambda _: (), "peers show": lambda _: ("birch",),
+    "peers pending": lambda _: (), "peers number": lambda _: ("birch",),
     "incidents list": lambda _: (), "incidents show": lambda made: (made.released,),
     "incidents deliveries": lambda made: (made.released,), "log verify": lambda _: (),
     "log head": lambda _: (), "tokens list": lambda _: (), "config show": lambda _: (),
     "config check": lambda _: (), "attachments list": lambda _: (),
     "delivery check": lambda made: (str(made.folder / "statement"),),
     "incidents access": lambda made: (made.released,), "log watch": lambda _: ("--once",),
-    "delivery missing": lambda _: (),
+    "delivery missing": lambda _: (), "lists status": lambda _: (),
+    "lists show": lambda _: ("units",), "lists find": lambda _: ("acetone",),
+    "incidents history": lambda made: (made.released,), "incidents board": lambda _: (),
+    "incidents thread": lambda made: (made.released,), "followup list": lambda _: ("--all",),
+    "alerts list": lambda _: (), "operations list": lambda _: (), "shipments list": lambda _: (),
+    "approve list": lambda _: (), "approve history": lambda _: (), "operators list": lambda _: (),
+    "keys exposures": lambda _: (), "links list": lambda _: (), "obligations incb": lambda _: (),
+    "incidents find": lambda _: ("acetone",),
 }  # fmt: skip
 WRITE_VERBS: Final = {
+    "backup", "restore", "restored",
     "init", "run", "unlock", "demo", "peers add", "peers approve", "peers confirm",
+    "peers accept", "peers ignore", "peers later", "peers undo", "peers introduce",
     "peers suspend", "keys passphrase", "keys recover", "keys revoke", "keys rotate-identity",
     "keys rotate-seal", "incidents new",
     "incidents import", "incidents release", "log accept", "tokens create", "tokens revoke",
@@ -816,6 +826,18 @@ WRITE_VERBS: Final = {
     "delivery statement", "log audit", "log export", "log fork", "log policy", "log prove",
     "log reopen",
     "evidence export", "evidence verify", "incidents erase", "disclose message", "disclose check",
+    "lists import", "lists remove",
+    "incidents amend", "incidents retract", "incidents ack", "incidents say", "incidents link",
+    "followup ask", "followup answer", "followup show", "alerts new", "alerts show",
+    "operations open", "operations show", "operations tag", "operations notice",
+    "operations close", "operations tally", "shipments notify", "shipments show",
+    "shipments reply", "shipments event",
+    "approve show", "approve sign", "approve reject", "operators new-key", "operators set",
+    "operators reset", "corpus", "directory check", "directory combine", "directory new-key",
+    "directory sign", "incidents permit", "incidents retention", "keys exposed",
+    "keys rotate-message", "keys rotate-tls", "links dismiss", "links reopen", "lock",
+    "obligations form-d", "obligations pics", "obligations sent", "peers test", "signer import",
+    "signer move", "signer return", "signer run", "signer status",
 }  # fmt: skip
 # Of the recovery sheet, which is still on this machine; and of a delivery that nobody took yet.
 FAILING: Final = {"doctor", "delivery check"}
@@ -1151,10 +1173,10 @@ def test_a_time_that_is_none_is_asked_again(typed: str, reason: str) -> None:
 
 
 ANSWERS: Final = (
-    ("1/7", "seiz"), ("2/7", "Holland"), ("2/7", "nl"), ("3/7", "yesterday"),
+    ("1/7 Its", "seiz"), ("2/7", "Holland"), ("2/7", "nl"), ("3/7", "yesterday"),
     ("3/7", "2026-03-01 08:30"), ("4/7", "Acetone"), ("5/7", "25"), ("5/7", "20160 l"),
-    ("what form", "liquid"), ("6/7", ""), ("7/7", "x" * 501), ("7/7", "Drums were found."),
-    ("Whom", "Duty desk"), ("mailbox", "duty@alder.example"),
+    ("6/7", "x" * 501), ("6/7", "Drums were found."), ("7/7", "Duty desk, duty@alder.example"),
+    ("Handling", ""), ("The way", ""), ("Release it to", ""),
 )  # fmt: skip
 
 

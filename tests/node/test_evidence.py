@@ -19,6 +19,7 @@ from typing import Final
 import pytest
 
 from keys.fingerprint import format_node_id
+from keys.identity import load_service, new_service
 from keys.trust import Level
 from node.cosigning import witness_vkeys
 from node.evidence import Export, anchor_note, best_checkpoint
@@ -32,24 +33,30 @@ from protocol.envelope import parse as envelope_parse
 from protocol.errors import (
     ConflictError,
     LockedError,
+    LogCorruptionError,
     NotFoundError,
     PeerError,
     RequestError,
 )
 from protocol.evidence import Check, Expected, holds, verify_evidence
 from protocol.evidence_files import (
+    Vkeys,
     encode_receipts,
     format_access,
     format_json,
     format_manifest,
+    format_vkeys,
     parse_access,
     parse_manifest,
     parse_receipts,
+    parse_vkeys,
     sign_manifest,
 )
-from protocol.note import Note, format_note, parse_note
-from protocol.policy import parse_policy
+from protocol.note import Note, VerifierKey, format_note, parse_note
+from protocol.policy import format_policy, make_policy, parse_policy
+from protocol.statement import NamedKeys
 from protocol.tlog_proof import format_tlog_proof, parse_tlog_proof, verify_tlog_proof
+from protocol.witness import cosign as make_cosignatures
 from tests.node.factories import NAMES, Station, World, copied, made_once, pass_on
 
 Files = Mapping[str, bytes]
@@ -730,3 +737,98 @@ def test_a_released_envelope_that_names_a_recipients_head_is_bracketed(
         found = check(read(export(cedar, envelope_id)))
         assert found["anchor"].ok is None
         assert not {name for name, each in found.items() if each.ok is False}
+
+
+def invented(case: Case, note: bytes, *, years: int) -> tuple[bytes, tuple[VerifierKey, ...]]:
+    """Return a checkpoint cosigned by nobody but a witness that the holder made up."""
+    keys = load_service(new_service(lambda size: b"e" * size))
+    named = keys.witness_keys("witness.example/evil")
+    now_s = case.world.clock.now() // 1_000 + years * 31_536_000
+    body = parse_body(parse_note(note).text)
+    lines = make_cosignatures(
+        body, name=named.name, ed25519=keys.witness_ed25519, mldsa44=keys.witness_mldsa44,
+        now_s=now_s,
+    )  # fmt: skip
+    return format_note(Note(parse_note(note).text, tuple(lines))), witness_vkeys(named)
+
+
+def with_witness(files: Files, keys: tuple[VerifierKey, ...]) -> dict[str, bytes]:
+    known = parse_vkeys(files[zips.VKEYS])
+    return {**files, zips.VKEYS: format_vkeys(Vkeys(known.log, known.witnesses + keys))}
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["policy of the bundle", "own policy"])
+@pytest.mark.parametrize("years", [-10, 10])
+def test_a_witness_that_the_holder_made_up_gives_no_earliest_time(
+    case: Case, own: bool, years: int
+) -> None:
+    _, note = best_checkpoint(case.world["birch"].core, 0)
+    policy = parse_policy(case.received[zips.POLICY])
+    expected = Expected(policy=policy) if own else None
+    forged, keys = invented(case, note, years=years)
+    alone = with_witness({**anchored(case, note), zips.ANCHOR: forged}, keys)
+    assert "no key" in check(alone, expected)["anchor"].detail
+    lines = (*parse_note(note).signatures[:2], *parse_note(forged).signatures)
+    beside = {**alone, zips.ANCHOR: format_note(Note(parse_note(note).text, lines))}
+    found = check(beside, expected)["anchor"]
+    assert "nobody says" in found.detail
+    assert "new at" not in found.detail
+    assert "evil" not in check(beside, expected)["cosignatures"].detail
+
+
+def test_the_time_of_a_logs_own_signature_is_nobodys_word_for_an_earliest_time(case: Case) -> None:
+    _, note = best_checkpoint(case.world["birch"].core, 0)
+    text = parse_note(note).text
+    own = format_note(Note(text, parse_note(note).signatures[:2]))
+    found = check({**anchored(case, note), zips.ANCHOR: own})["anchor"]
+    assert (found.ok, "nobody says" in found.detail) == (True, True)
+
+
+def test_an_earliest_time_after_the_latest_one_fails_whoever_vouches(case: Case) -> None:
+    _, note = best_checkpoint(case.world["birch"].core, 0)
+    log = case.world["birch"].core.card.log
+    forged, keys = invented(case, note, years=10)
+    files = with_witness({**anchored(case, note), zips.ANCHOR: forged}, keys)
+    # The holder's own policy, which counts for who has none, asks this witness or the others.
+    policy = make_policy(
+        log,
+        [("evil", NamedKeys(keys[0].name, keys[0].public_key, keys[1].public_key))]
+        + [(n, case.world[n].core.card.witness) for n in ("alder", "cedar")],
+        1,
+    )
+    found = check({**files, zips.POLICY: format_policy(policy).encode()})
+    assert found["quorum"].ok is True
+    assert found["anchor"].ok is False
+    assert "at the latest" in found["anchor"].detail
+
+
+def test_a_bundle_that_nobody_confirmed_says_so(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with copied(made_once(tmp_path_factory), tmp_path, ("alder", "birch", "cedar")) as world:
+        alder, birch, cedar = world
+        envelope_id = alder.release(1, birch)
+        pass_on(alder, birch)
+        proof = birch.service().evidence.proof(envelope_id, who="operator")
+        assert proof["confirmed"] is False
+        found = check(read(export(birch, envelope_id)))
+        assert found["quorum"].ok is None
+        assert "nobody but the holder says" in found["quorum"].detail
+        cosign(birch, alder, cedar)
+        assert birch.service().evidence.proof(envelope_id, who="operator")["confirmed"] is True
+
+
+def test_evidence_is_not_made_from_a_head_whose_cosignatures_were_taken_away(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with copied(made_once(tmp_path_factory), tmp_path, ("alder", "birch", "cedar")) as world:
+        alder, birch, cedar = world
+        envelope_id = alder.release(1, birch)
+        pass_on(alder, birch)
+        cosign(birch, alder, cedar)
+        cosign(birch, alder, cedar)
+        birch.core.store.run(
+            "DELETE FROM cosignatures WHERE name = ?", cedar.core.card.witness.name
+        )
+        with pytest.raises(LogCorruptionError, match="missing"):
+            export(birch, envelope_id)

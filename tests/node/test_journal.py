@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,3 +145,20 @@ def test_the_console_form_is_filtered_as_well(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().err
     assert "canary" not in text
     assert "count=2" in text
+
+
+def test_every_event_is_logged_under_keys_that_come_out() -> None:
+    """A key that is dropped takes the place of the code, and says nothing to whoever reads it."""
+    levels = {"debug", "info", "warning", "error", "critical", "exception"}
+    calls = 0
+    for path in sorted(Path(journal.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in levels
+            ):
+                calls += 1
+                dropped = {each.arg for each in node.keywords} - journal._ALLOWED
+                assert not dropped, f"{path.name}:{node.lineno} logs {dropped}"
+    assert calls > 40

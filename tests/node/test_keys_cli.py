@@ -172,3 +172,35 @@ def test_recover_refuses_a_number_that_is_none(home: Path) -> None:
     assert "no statement 9" in told(done, USAGE)
     assert kinds(home) == ["inception", "card"]
     assert not Home(home).recovery_sheet.exists()
+
+
+def test_status_says_of_each_key_when_the_next_is_due_and_who_makes_it(home: Path) -> None:
+    text = fine(picket(home, "keys", "status"))
+    for purpose in ("identity", "message", "sealing", "tls", "link", "log", "witness", "storage"):
+        assert re.search(rf"^{purpose}  ", text, re.MULTILINE), purpose
+    assert "picket keys rotate-identity" in text and "keep the node unlocked" in text
+
+
+def test_message_and_tls_keys_are_renewed_by_a_command(home: Path) -> None:
+    fine(picket(home, "keys", "rotate-message"))
+    assert "beside the old one" in fine(picket(home, "keys", "rotate-tls"))
+    assert "used from now on" in fine(picket(home, "keys", "rotate-tls", "--now"))
+    assert "used from now on" in fine(picket(home, "keys", "rotate-tls", "--now"))
+    cards = len([kind for kind in kinds(home) if kind == "card"])
+    assert cards >= 6
+    fine(picket(home, "log", "verify"))
+    assert not [path for path in home.iterdir() if path.name.endswith(".next")]
+
+
+def test_a_lost_key_is_listed_and_told_with_one_command(home: Path) -> None:
+    assert "what was lost" in told(picket(home, "keys", "exposed"), USAGE)
+    assert "no day or time" in told(picket(home, "keys", "exposed", "--since", "monday"), USAGE)
+    seen = fine(picket(home, "keys", "exposed", "--since", "2026-03-04"))
+    assert "in use" in seen and "nothing that is held here was sealed to it" in seen
+    done = picket(home, "--no-input", "keys", "exposed", "--since", "2026-03-04", "--tell")
+    assert done.returncode == USAGE and len(kinds(home)) == 2
+    done = picket(home, "keys", "exposed", "--since", "2026-03-04", "--tell", "--yes")
+    assert "A new sealing key is on card 2" in fine(done)
+    assert "No lost key was told of" in fine(picket(home, "keys", "exposures"))
+    rows = json.loads(fine(picket(home, "keys", "exposures", "--json")))
+    assert rows == {"items": [], "waits_for": []}

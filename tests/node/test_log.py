@@ -393,7 +393,7 @@ def test_a_signature_is_never_given_over_entries_that_differ_from_the_fence(
         )
 
     with museum.damaged(tmp_path, damage) as station:
-        assert verdict(station) == RollbackError.code
+        assert verdict(station) == LogCorruptionError.code
 
 
 def test_progress_is_told_after_each_tile_and_at_the_end(bare: tuple[Store, Log]) -> None:

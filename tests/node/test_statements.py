@@ -14,7 +14,7 @@ from keys.fingerprint import parse_code, safety_number
 from keys.identity import Offline, load_vault, recovery_signer, rotation_of
 from keys.keystore import Argon2Params, load, load_sealing
 from keys.trust import Level, Verification
-from node import ownkeys
+from node import keyfiles, ownkeys
 from node.home import Home
 from node.store import Store
 from protocol import limits
@@ -447,16 +447,16 @@ def test_a_crash_in_a_rotation_loses_nothing(
 
     with monkeypatch.context() as patched:
         if moment == "before the commit":
-            patched.setattr(ownkeys, "_note", crash)
-            patched.setattr(ownkeys, "_discard", crash)  # a dead process tidies up nothing
+            patched.setattr(keyfiles, "note", crash)
+            patched.setattr(keyfiles, "discard", crash)  # a dead process tidies up nothing
         else:
-            patched.setattr(ownkeys, "finish", crash)
+            patched.setattr(keyfiles, "finish", crash)
         with pytest.raises(Crash):
             rotate(alder, paper.recovery)
     assert alder.home.keystore.read_bytes() == keystore
     alder.close()
     store = Store(alder.home.node_db)
-    ownkeys.finish(alder.home, store)
+    keyfiles.finish(alder.home, store)
     store.close()
     held = load(alder.home.keystore, PASSPHRASE)
     alder.secrets = held

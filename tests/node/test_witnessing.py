@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from node.audit import FRESH_MS, Audit
+from keys.trust import Peer
+from node.audit import FRESH_MS
 from node.cosigning import MAX_WITNESSES, witness_vkeys
 from node.log import Act
+from node.log_memory import Seen, remember
 from node.logview import LogView
+from node.store import Store
 from node.tiles import Resource, parse_tile_path
 from node.witnessing import BEAT_MS, HEADS_MS, START_MS
 from protocol import merkle
@@ -598,6 +601,7 @@ def test_an_honest_log_passes_an_audit(world: World, entries: int) -> None:
         "tree leads to the checkpoint": True,
         "all heads seen before fit": True,
         "receipts stand in the log": True,
+        "no proof that it contradicts itself": True,
     }
     web.run(2 * BEAT)
     assert alder.core.witness.forks() == {}
@@ -606,7 +610,7 @@ def test_an_honest_log_passes_an_audit(world: World, entries: int) -> None:
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("replaced", ["all heads seen before fit"]),
+        ("replaced", ["all heads seen before fit", "no proof that it contradicts itself"]),
         ("deleted", ["all heads seen before fit", "receipts stand in the log"]),
         ("edited", ["receipts stand in the log"]),
         ("tile", ["tiles fit the leaves"]),
@@ -645,15 +649,18 @@ def test_an_audit_names_what_was_done_to_a_log(
     if what == "edited":
         # It is too late for the head that was signed over the true entry to be forgotten.
         alder.core.store.run("DELETE FROM peer_heads")
-        monkeypatch.setattr("node.audit.Audit._known_heads", no_heads)
+        monkeypatch.setattr("node.audit.remember", no_heads)
     checks = audit(web, "alder", "birch")
     assert [name for name, ok in checks.items() if ok is False] == names
 
 
-def no_heads(audit: Audit) -> dict[int, set[bytes]]:
+def no_heads(peer: Peer, store: Store, *, before: int) -> dict[str, Seen]:
     """Stand for an auditor that has kept the receipts alone."""
-    audit._seen = 0
-    return {}
+    seen = remember(peer, store, before=before)
+    for each in seen.values():
+        each.heads.clear()
+        each.floor = 0
+    return seen
 
 
 class Rewritten:

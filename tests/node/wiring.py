@@ -18,6 +18,7 @@ from node.intake import id_of
 from node.line import Line
 from protocol.frames import TAG_SIZE, Deliver, Frame, Hello, Proof, decode_frame, encode_frame
 from protocol.log_frames import LogFrame
+from protocol.possession import SealChallenge, SealProof
 from protocol.quota import Quota
 from protocol.session import Lane, Send
 from tests.node.factories import Station
@@ -215,12 +216,15 @@ class Web:
 
     # --- looking -----------------------------------------------------------------------------
     def between(self, giver: str, taker: str) -> list[Passed]:
-        """Return what passed in one direction after the greeting, but for what is about logs."""
+        """Return what passed in one direction after the greeting.
+
+        But for what is about logs, and proofs of possession, which are asked for once a key.
+        """
         return [
             each
             for each in self.passed
             if (each.giver, each.taker) == (giver, taker)
-            and not isinstance(each.frame, Hello | Proof | LogFrame)
+            and not isinstance(each.frame, Hello | Proof | LogFrame | SealChallenge | SealProof)
         ]
 
     def frames(self, kind: type[_F], giver: str = "", taker: str = "") -> list[_F]:

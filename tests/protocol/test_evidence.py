@@ -112,7 +112,7 @@ ATTACKS: Final[Mapping[str, tuple[Callable[[], bytes], str]]] = {
         "compressed",
     ),
     "other order": (lambda: repacked(dict(reversed(FILES.items()))), "one form"),
-    "before": (lambda: b"#!/bin/sh\n" + WHOLE, "report.txt is missing"),
+    "before": (lambda: b"#!/bin/sh\n" + WHOLE, "does not begin as a ZIP file"),
     "after": (lambda: WHOLE + b"x", "one form"),
     "between": (lambda: WHOLE.replace(b"PK\x01\x02", b"xPK\x01\x02", 1), "one form"),
     "cut": (lambda: WHOLE[:-30], "one form"),
@@ -120,7 +120,7 @@ ATTACKS: Final[Mapping[str, tuple[Callable[[], bytes], str]]] = {
     "other directory": (lambda: with_central_name(zips.ENTRY, "evil.bin"), "one form"),
     "damaged": (lambda: WHOLE.replace(b"envelope.binenvelope.bin", b"envelope.binenvelope.bix", 1),
                 "envelope.bin is damaged"),
-    "empty": (lambda: b"", "manifest.json is missing"),
+    "empty": (lambda: b"", "it is no bundle"),
     "too long": (lambda: bytes(limits.MAX_EVIDENCE + 1), "longer than"),
 }  # fmt: skip
 

@@ -16,22 +16,18 @@ from pydantic import BaseModel
 from protocol import incident as model
 from protocol import limits, vocabulary
 from protocol.canonical import decode, encode
+from protocol.checks import cas_is_valid, container_is_valid, imo_is_valid
+from protocol.classification import personal_data
+from protocol.completeness import anchors, concerned_countries, is_actionable, missing_anchors
+from protocol.doubts import warnings
 from protocol.errors import InvalidIncidentError, RecordError
 from protocol.incident import (
     Incident,
-    anchors,
-    cas_is_valid,
-    concerned_countries,
-    container_is_valid,
     from_record,
-    imo_is_valid,
-    is_actionable,
     make_ref,
-    missing_anchors,
     parse_incident,
     summary_line,
     to_record,
-    warnings,
 )
 
 Json = dict[str, Any]
@@ -394,7 +390,8 @@ def test_a_quantity_of_another_form_never_passes(value: str) -> None:
 def test_a_record_comes_back_through_its_canonical_form(data: Json) -> None:
     incident = parse_incident(data)
     opened = from_record(over_the_wire(record(incident, revision=2, prev=bytes(32))))
-    assert opened.face == incident.face.model_copy(update={"anchors": anchors(incident)})
+    computed = {"anchors": anchors(incident), "personal_data": personal_data(incident)}
+    assert opened.face == incident.face.model_copy(update=computed)
     assert opened.annex == incident.annex
     assert (opened.incident_id, opened.ref, opened.revision) == (ID, REF, 2)
     assert (opened.prev, opened.first_shared_at) == (bytes(32), SHARED)
@@ -403,7 +400,8 @@ def test_a_record_comes_back_through_its_canonical_form(data: Json) -> None:
 def test_the_record_keeps_the_json_that_was_sent() -> None:
     """Nothing is added to it, normalised or reordered into something else."""
     shown = record(parse_incident(full()))
-    face = {key: value for key, value in shown["face"].items() if key != "anchors"}
+    computed = {"anchors", "personal_data"}
+    face = {key: value for key, value in shown["face"].items() if key not in computed}
     assert json.loads(json.dumps(face)) == full()["face"]
     assert shown["annex"] == full()["annex"]
 
@@ -726,7 +724,9 @@ def test_no_field_asks_how_anything_is_made() -> None:
     assert {model.Face, model.Annex, model.Origin, model.Laboratory, model.Packages} <= every
     fields = {f"{kind.__name__}.{name}" for kind in every for name in kind.model_fields}
     assert sorted(field for field in fields if of_making(field.partition(".")[2])) == []
-    assert set(model.Laboratory.model_fields) == {"lab_type", "scale", "casualties"}
+    assert set(model.Laboratory.model_fields) == {
+        "lab_type", "scale", "activities", "status", "waste", "hazards", "casualties",
+    }  # fmt: skip
     assert set(model.Equipment.model_fields) == {"type", "qty", "new_used", "made_to_order"}
 
 

@@ -20,6 +20,7 @@ from protocol.admission import Admitted, admit
 from protocol.armor import dearmor
 from protocol.blob import Blob, BlobChunk, ChunkCipher, chunk_hash, grow_tree, verify_chunk
 from protocol.canonical import decode, encode
+from protocol.cardlink import make_card_link, parse_card_link
 from protocol.chain import KeyHistory
 from protocol.checkpoint import Checkpoint, format_body, verify_mldsa44
 from protocol.cosignatures import Cosigned as Met
@@ -27,6 +28,7 @@ from protocol.cosignatures import check_policy
 from protocol.entry import local_digest, parse_entry
 from protocol.erasure import parse_erasure
 from protocol.errors import PicketError, TrustConflictError
+from protocol.exposure import Exposed, ExposureHeard
 from protocol.fork import parse_fork, verify_fork
 from protocol.frames import (
     Frame,
@@ -51,6 +53,9 @@ from protocol.frontier import (
     lacking,
     parse_item,
 )
+from protocol.introduction import parse_introduction, verify_introduction
+from protocol.key_frames import Suspended
+from protocol.knock import parse_knock, verify_knock
 from protocol.log_fork import encode_log_fork, log_fork_digest, parse_log_fork, verify_log_fork
 from protocol.log_frames import (
     Consistency,
@@ -67,6 +72,7 @@ from protocol.log_frames import (
 from protocol.merkle import prefix_roots
 from protocol.note import parse_note
 from protocol.policy import format_policy, parse_policy
+from protocol.possession import SealChallenge, SealProof
 from protocol.receipt import VerifiedReceipt, complete, single, verify_receipts, verify_runs
 from protocol.reseal import SealedAgain, Unopened
 from protocol.session import Close, Lane, Local, Remote, Send, Session
@@ -84,7 +90,7 @@ from protocol.suspension import Directory, parse_suspension, verify_suspension
 from protocol.tlog_proof import parse_tlog_proof, verify_tlog_proof
 from protocol.witness import Accept, Seen, decide, parse_size
 from tests.factories import card_body
-from tests.vectors import bulk, generate, logs, slots
+from tests.vectors import bulk, generate, logs, lost, slots
 
 Json: TypeAlias = dict[str, Any]
 
@@ -207,12 +213,35 @@ def _bundle(scene: Scene, bundle: bytes) -> Json:
     shown_id = fingerprint.format_node_id(chain.node_id)
     return {
         "node_id": chain.node_id.hex(), "n": chain.head.n, "head": chain.head.digest.hex(),
-        "qr": f"picket-card:{shown_id}:{suite.digest('card-bundle', bundle).hex()}",
+        "qr": make_card_link(shown_id, bundle),
     }  # fmt: skip
 
 
 def armor_read(scene: Scene) -> Json:
     return _bundle(scene, dearmor(scene.data.decode()))
+
+
+def knock_verify(scene: Scene) -> Json:
+    chain = verify_knock(
+        parse_knock(scene.data), network=scene.given("network"),
+        certificates=[scene.given(scene.case["door"])], now=scene.case["now"],
+    )  # fmt: skip
+    return {"node_id": chain.node_id.hex(), "n": chain.head.n}
+
+
+def introduction_verify(scene: Scene) -> Json:
+    key = scene.given("introducer")
+    chain = verify_introduction(
+        parse_introduction(scene.data), network=scene.given("network"),
+        to=scene.given(scene.case["to"]), now=scene.case["now"],
+        link=(key[: suite.ED25519_SIZE], key[suite.ED25519_SIZE :]),
+    )  # fmt: skip
+    return {"node_id": chain.node_id.hex(), "n": chain.head.n}
+
+
+def cardlink_read(scene: Scene) -> Json:
+    link = parse_card_link(scene.data.decode())
+    return {"node_id": fingerprint.parse_node_id(link.node).hex(), "at": list(link.at)}
 
 
 def envelope_parse(scene: Scene) -> Json:
@@ -372,6 +401,8 @@ def _frame_fields(frame: Frame) -> Json:
             return {"ids": shown(ids)}
         case Unopened() | SealedAgain():
             return slots.plain(frame)
+        case Exposed() | ExposureHeard() | Suspended() | SealChallenge() | SealProof():
+            return lost.plain(frame)
         case (
             Cosign() | Cosigned() | Heads() | WantHead() | Head() | WantConsistency()
             | Consistency() | LogForked() | WantLog() | LogPart()
@@ -629,7 +660,7 @@ OPERATIONS: Final[dict[str, Callable[[Scene], Json]]] = {
     operation.__name__.replace("_", ".", 1): operation
     for operation in (
         canonical_decode, statement_parse, chain_start, chain_extend, bundle_verify, armor_read,
-        history_take, suspension_verify,
+        history_take, suspension_verify, knock_verify, introduction_verify, cardlink_read,
         envelope_parse, envelope_verify, envelope_epoch, envelope_open, envelope_padding,
         envelope_admit, fork_verify, frontier_digest, frontier_compare, frame_decode, frame_tags,
         link, receipt_verify, runs_verify, runs_single, entry_parse, entry_local,

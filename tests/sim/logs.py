@@ -34,8 +34,8 @@ _TAG: Final = 16
 _OK: Final = 200
 _CONFLICT: Final = 409
 _ASKED_KEPT: Final = 64
-_AHEAD_MS: Final = 250_000
-"""How far ahead a witness's clock may be for its time to be taken: 300 s, and some for drift."""
+_APART_MS: Final = 250_000
+"""How far apart the clocks of a log and its witness may be: 300 s, less some for drift."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,8 +264,8 @@ class LogOracle:
 
     def _able(self, node: SimNode, witness: SimNode) -> bool:
         """Whether an honest witness can be asked, by a clock that *node* believes."""
-        ahead = witness.clock.now() - node.clock.now()
-        return witness.honest and self._world.can_link(node, witness) and ahead < _AHEAD_MS
+        apart = abs(witness.clock.now() - node.clock.now())
+        return witness.honest and self._world.can_link(node, witness) and apart < _APART_MS
 
     def finish(self) -> None:
         """Look at every head that was let out or cosigned, and at all evidence."""

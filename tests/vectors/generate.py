@@ -104,7 +104,7 @@ from tests.factories import (
     make_node,
     seed,
 )
-from tests.vectors import bulk, chains, logs, slots
+from tests.vectors import bulk, chains, logs, lost, pairing, slots
 
 Json: TypeAlias = dict[str, Any]
 
@@ -549,7 +549,7 @@ def card_file() -> Json:
 
 def _card_accepted(first: Statement, second: Statement, chain: Chain, bundle: bytes) -> list[Json]:
     shown = fingerprint.format_node_id(chain.node_id)
-    qr = f"picket-card:{shown}:{suite.digest('card-bundle', bundle).hex()}"
+    qr = f"picket-card:{shown}?sha256={suite.digest('card-bundle', bundle).hex()}"
     whole = {"node_id": chain.node_id.hex(), "n": 2, "head": chain.head.digest.hex()}
     return [
         _case("a card", "chain.extend", {"of": "card", "splices": []}, chain=["inception"],
@@ -1171,6 +1171,7 @@ def _one_of_each() -> dict[str, tuple[Frame, Json]]:
         **_gossip_of_each(node, peer, one),
         **bulk.of_each(node, peer, one),
         **slots.of_each(node, peer, one),
+        **lost.of_each(node, peer, one),
         **logs.of_each(node, peer, one),
     }  # fmt: skip
 
@@ -1289,6 +1290,10 @@ def _payload_cases() -> list[Json]:
           for name, (data, expect) in slots.accepted(item[0], item[0]).items()),
         *(_case(name, "frame.decode", data, code=code)
           for name, (data, code) in slots.refused(frames).items()),
+        *(_case(name, "frame.decode", data, expect=expect)
+          for name, (data, expect) in lost.accepted(item[0], item[0]).items()),
+        *(_case(name, "frame.decode", _folded(data), code=code)
+          for name, (data, code) in lost.refused(frames).items()),
         *(_case(name, "frame.decode", _folded(data), expect=expect)
           for name, (data, expect) in logs.at_the_bounds(item[0]).items()),
         *(_case(name, "frame.decode", _folded(data), code=code)
@@ -2962,6 +2967,38 @@ def chain_file() -> Json:
     }  # fmt: skip
 
 
+# --- pairing ---------------------------------------------------------------------------------
+def pairing_file() -> Json:
+    """Return the vectors of sections 6.1, 6.2 and 11.7."""
+    made = pairing.given()
+    given = {name: data.hex() for name, data in made.items()}
+
+    def case(name: str, op: str, like: str, told: pairing.Case) -> Json:
+        data, rest, code = told
+        outcome = {"code": code} if code else {"expect": pairing.expected()}
+        return _case(name, op, _from(given, like, data), **rest, **outcome)
+
+    return {
+        "about": "Knocks of one node at a door, introductions of it, and links to its card. `door` "
+        "and `to` name the certificate and the node id of the reader, `introducer` is the link key "
+        "of the introducer, both parts joined. The input of `cardlink.read` is text.",
+        "section": "6.1, 6.2, 11.7",
+        "randomised": list(pairing.RANDOMISED),
+        "seeds": {"link keys": ["birch/link/ed", "birch/link/ml"],
+                  "link keys of the introducer": ["alder/link/ed", "alder/link/ml"]},
+        "given": {"network": NETWORK.hex(), **given},
+        "cases": [
+            *(case(n, "knock.verify", "knock", c)
+              for n, c in pairing.knocks(made["knock"]).items()),
+            *(case(n, "introduction.verify", "introduction", c)
+              for n, c in pairing.introductions(made["introduction"]).items()),
+            *(_case(n, "cardlink.read", _from(given, "link", data),
+                    **({"code": code} if code else {"expect": told}))
+              for n, (data, told, code) in pairing.links(made["link"]).items()),
+        ],
+    }  # fmt: skip
+
+
 # --- files -----------------------------------------------------------------------------------
 FILES: Final[dict[str, Callable[[], Json]]] = {
     "canonical": canonical_file,
@@ -2977,6 +3014,7 @@ FILES: Final[dict[str, Callable[[], Json]]] = {
     "keystore": keystore_file,
     "policy": policy_file,
     "witness": witness_file,
+    "pairing": pairing_file,
 }
 
 

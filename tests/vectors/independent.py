@@ -41,7 +41,7 @@ Check: TypeAlias = Callable[[Value], Value]
 FOLDER: Final = Path(__file__).parent
 FILES: Final = (
     "canonical", "statement", "card", "chain", "envelope", "streams", "frames", "receipt", "blob",
-    "fingerprint", "keystore", "policy", "witness",
+    "fingerprint", "keystore", "policy", "witness", "pairing",
 )  # fmt: skip
 ZERO: Final = bytes(32)
 P: Final = 2**255 - 19
@@ -627,6 +627,70 @@ def read_bundle(data: bytes, network: bytes) -> list[Json]:
     return chain
 
 
+# --- 6.1, 6.2, 11.7: links, introductions, knocks --------------------------------------------
+def read_card_link(shown: str) -> Json:
+    """Return what a card link says."""
+    shown = shown.strip()
+    need(len(shown) <= 1_024, "over-limit")
+    found = re.fullmatch(
+        r"picket-card:((?:[A-Z2-7]{7}-){7}[A-Z2-7]{7})\?sha256=([0-9a-f]{64})((?:&at=[^&\s]+)*)",
+        shown,
+    )
+    need(found)
+    assert found is not None
+    at = found[3].split("&at=")[1:]
+    need(len(at) <= 8)
+    return {
+        "node_id": read_id(found[1]), "digest": bytes.fromhex(found[2]),
+        "at": [_endpoint(each) for each in at],
+    }  # fmt: skip
+
+
+def _of_bundle(data: bytes, *core: Check) -> Json:
+    """Return what a knock or an introduction is made of."""
+    core_bytes, bundle, *signatures = row(
+        upto(1_024), upto(163_840), bin64, fixed(3_309)
+    )(read(data, 172_032))  # fmt: skip
+    fields = read(core_bytes, 1_024)
+    need(type(fields) is list and len(fields) == len(core))
+    need(uint()(fields[0]) == 1, "unsupported-version")
+    return {
+        "core": core_bytes, "fields": row(*core)(fields), "bundle": bundle,
+        "signatures": signatures,
+    }  # fmt: skip
+
+
+def verify_knock(data: bytes, network: bytes, certificate: bytes, now: int) -> Json:
+    """Verify a knock at the door with this certificate (11.7)."""
+    made = _of_bundle(data, uint(), bin32, bin32, bin32, uint(), bin32)
+    _, of, node_id, acceptor, time, digest = made["fields"]
+    need(of == network, "wrong-network")
+    need(acceptor == h("certificate", certificate), "untrusted-key")
+    need(abs(time - now) <= 600_000, "expired")
+    need(digest == h("card-bundle", made["bundle"]), "bad-digest")
+    head = read_bundle(made["bundle"], network)[-1]
+    need(head["node_id"] == node_id, "bad-statement")
+    verify_hybrid("knock", head["body"]["link"], h("knock", made["core"]), made["signatures"])
+    need(now < head["body"]["expires"], "expired")
+    return head
+
+
+def verify_introduction(data: bytes, network: bytes, to: bytes, key: bytes, now: int) -> Json:
+    """Verify an introduction for the node *to* by the link key of its introducer (6.2)."""
+    made = _of_bundle(data, uint(), bin32, bin32, uint(0, 511), bin32, bin32, bin32, uint())
+    _, of, _, _, reader, node_id, digest, at = made["fields"]
+    need(of == network, "wrong-network")
+    need(reader == to, "wrong-audience")
+    need(-600_000 <= now - at <= 14 * DAY, "expired")
+    signed = h("introduction", made["core"])
+    verify_hybrid("introduction", [key[:32], key[32:]], signed, made["signatures"])
+    need(digest == h("card-bundle", made["bundle"]), "bad-digest")
+    head = read_bundle(made["bundle"], network)[-1]
+    need(head["node_id"] == node_id, "bad-statement")
+    need(now < head["body"]["expires"], "expired")
+    return head
+
+
 def read_armor(block: str) -> bytes:
     """Return the bundle in its text form (6)."""
     need(len(block) <= 2 * MIB, "over-limit")
@@ -990,6 +1054,24 @@ _notice: Final = _inner(256, bin32, bin32, uint(0, 511), bin32, _fault, uint())
 _new_slot: Final = _inner(
     2_048, bin32, bin32, uint(0, 511), bin32, bin32, bin32, fixed(1_168), uint()
 )
+
+
+def _ids(value: Value) -> Value:
+    found = many(1, 1_024, bin32)(value)
+    need(all(a < b for a, b in pairwise(found)))
+    return found
+
+
+def _exposure(value: Value) -> Value:
+    """A record of a lost key (12.12)."""
+    fields = _inner(40_960, bin32, bin32, uint(0, 511), bin32, bin32, uint(), uint(), uint(), _ids)(
+        value
+    )
+    _, _, _, _, _, _, start, end, _, _ = read(value, 40_960)
+    need(start <= end, "bad-statement")
+    return fields
+
+
 _RECEIPT: Final = row(bin32, uint(0, 2**48), upto(256), many(0, 64, bin32))
 size_of_log: Final = uint(1, 2**48)
 _proven: Final = row(size_of_log, many(0, 64, bin32))
@@ -1044,6 +1126,11 @@ _FRAMES: Final[dict[int, tuple[str, dict[str, Check]]]] = {
     31: ("log_forked", {"node_id": bin32, "proof": upto(397_312)}),
     32: ("want_log", {"path": text(128)}),
     33: ("log_part", {"path": text(128), "body": maybe(upto(196_608))}),
+    35: ("exposed", {"record": _exposure, "signature": bin64}),
+    36: ("exposure_heard", {"digest": bin32}),
+    37: ("suspended", {"wire": upto(65_536)}),
+    38: ("seal_challenge", {"ekid": bin32, "sealed": fixed(1_168)}),
+    39: ("seal_proof", {"ekid": bin32, "answer": bin32}),
 }  # fmt: skip
 
 
@@ -1824,8 +1911,22 @@ def _suspension(case: Case) -> Json:
 def _bundle(case: Case) -> Json:
     bundle = case.data if case.op == "bundle.verify" else read_armor(case.data.decode())
     head = read_bundle(bundle, case.given("network"))[-1]
-    qr = f"picket-card:{show_id(head['node_id'])}:{h('card-bundle', bundle).hex()}"
+    qr = f"picket-card:{show_id(head['node_id'])}?sha256={h('card-bundle', bundle).hex()}"
     return {"node_id": head["node_id"], "n": head["n"], "head": head["digest"], "qr": qr}
+
+
+def _knock(case: Case) -> Json:
+    door = case.given(case.case["door"])
+    return verify_knock(case.data, case.given("network"), door, case.case["now"])
+
+
+def _introduced(case: Case) -> Json:
+    to, key = case.given(case.case["to"]), case.given("introducer")
+    return verify_introduction(case.data, case.given("network"), to, key, case.case["now"])
+
+
+def _card_link(case: Case) -> Json:
+    return read_card_link(case.data.decode())
 
 
 def _envelope(case: Case) -> Json:
@@ -2023,6 +2124,7 @@ def _act(case: Case) -> Json:
 _READERS: Final[dict[str, Callable[[Case], Json]]] = {
     "canonical": _canonical, "statement": _statement, "chain": _statement, "bundle": _bundle,
     "history": _history, "suspension": _suspension,
+    "knock": _knock, "introduction": _introduced, "cardlink": _card_link,
     "armor": _bundle, "envelope": _envelope, "fork": _fork, "frontier": _frontier,
     "frame": _frame, "link": _link, "receipt": _log, "runs": _log, "blob": _blob,
     "entry": _log, "fingerprint": _people, "safety": _people, "keystore": _keystore,

@@ -1,0 +1,1 @@
+"""Makes the reference data that comes from other collections."""
