@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _OWN_INDEX: Final = "CREATE INDEX IF NOT EXISTS incidents_own ON incidents(log_index) WHERE own = 1"
 _OPEN_REQUESTS: Final = 500
+_RETRACT: Final = "incident.retract"
 Row = dict[str, Any]
 Key = tuple[str, bytes]
 
@@ -99,6 +100,12 @@ class Board:
             )
             for each in list(found):
                 yield each["incident_id"], each["author"]
+            told = cases.database.query(
+                "SELECT subject, owner FROM items WHERE envelope_id = ? AND kind = ?",
+                [row["envelope_id"], _RETRACT],
+            )
+            for each in list(told):
+                yield each["subject"], each["owner"]
 
     def _asked_about(self, cases: Casebook, requests: Sequence[Row]) -> Iterable[Key]:
         for each in requests:
@@ -111,7 +118,8 @@ class Board:
         from protocol.record_fields import to_ms  # noqa: PLC0415
 
         about = cases.incident(incident_id, author=author)
-        if about["erased_at"] is not None and not about["layers"]:
+        untold = self._untold(cases, incident_id, author)
+        if about["erased_at"] is not None and not about["layers"] and not untold:
             return None
         state = self._core.holdings.state(cases, incident_id, author, now=self._clock.now())
         concerned = _concerned(about)
@@ -135,12 +143,27 @@ class Board:
             "first_ack_s": _seconds(shared, min(acked, default=None)),
             "recipients": recipients,
             "not_received": [r["peer"] for r in recipients if not r["received"]],
+            "not_told_of_retraction": sorted(map(self._name, untold)),
             "not_acknowledged": [
                 r["peer"] for r in recipients if r["received"] and r["ack"] is None and not closed
             ],
             "open_requests": len(counts),
             "overdue_requests": sum(each.state == "overdue" for each in counts),
         }  # fmt: skip
+
+    def _untold(self, cases: Casebook, incident_id: str, author: bytes) -> frozenset[bytes]:
+        """Return who has not received yet that the incident was retracted."""
+        found: set[bytes] = set()
+        for item in cases.items_of(incident_id, author):
+            if item["kind"] != _RETRACT or item["author"] != self._core.node_id:
+                continue
+            rows = self._core.store.rows(
+                "SELECT peer FROM outbox WHERE envelope_id = ? AND route = 'direct' "
+                "AND state = 'queued'",
+                item["envelope_id"],
+            )
+            found.update(row["peer"] for row in rows)
+        return frozenset(found)
 
     def _recipients(
         self, cases: Casebook, about: Row, state: IncidentState, concerned: set[str]
@@ -217,7 +240,8 @@ def _median(values: Sequence[int]) -> int | None:
 def _urgency(row: Row) -> tuple[object, ...]:
     """Sort what is overdue first, then what did not arrive, what is open, what nobody opened."""
     return (
-        -row["overdue_requests"], -len(row["not_received"]), -row["open_requests"],
+        -row["overdue_requests"],
+        -len(row["not_received"]) - len(row["not_told_of_retraction"]), -row["open_requests"],
         -len(row["not_acknowledged"]),
     )  # fmt: skip
 

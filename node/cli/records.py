@@ -388,6 +388,9 @@ def _asked_words(row: Row) -> str:
 
 def _outstanding(row: Row) -> str:
     left = [f"retracted: {_words(row['retracted'])}"] if row["retracted"] else []
+    if row["not_told_of_retraction"]:
+        names = ", ".join(map(plain, row["not_told_of_retraction"]))
+        left.append(f"NOT TOLD of the retraction yet: {names}")
     waiting = [
         f"{r['peer']} (revision {', '.join(map(str, r['waiting']))})"
         for r in row["recipients"]

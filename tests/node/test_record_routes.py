@@ -382,6 +382,19 @@ def test_the_board_shows_who_has_not_received_opened_or_answered(
     assert row["first_ack_s"] == 3600
 
 
+@pytest.mark.parametrize("reason", ["entered_in_error", "legal_order"])
+def test_the_board_shows_who_has_not_heard_of_a_retraction(
+    world: World, alder: Desk, reason: str
+) -> None:
+    key = released(world, alder)
+    alder.post(f"/incidents/{key}/retract", {"reason": reason})
+    (row,) = alder.get("/board")["incidents"]
+    assert row["not_told_of_retraction"] == ["birch", "cedar"]
+    carry(world)
+    rows = alder.get("/board")["incidents"]
+    assert [row["not_told_of_retraction"] for row in rows] == ([] if "legal" in reason else [[]])
+
+
 def test_the_first_acknowledgement_counts_of_a_country_concerned_alone(
     world: World, alder: Desk, birch: Desk, cedar: Desk
 ) -> None:
