@@ -80,6 +80,8 @@ class Judged:
 
     what: str
     digest: bytes
+    n: int | None = None
+    """The number of a key statement: of two that differ at one number, peers follow neither."""
 
 
 Asked: TypeAlias = About | Sign
@@ -230,7 +232,8 @@ def _statement(request: Sign) -> _Found:
         raise DecodeError(f"a statement of type {statement.type!r} is not signed here")
     _same(request, suite.label(f"key/{statement.type}") + statement.digest)
     what = f"key statement {statement.n}, {statement.type}"
-    return _Found(statement.network, statement.node_id, Judged(what, statement.digest))
+    judged = Judged(what, statement.digest, statement.n)
+    return _Found(statement.network, statement.node_id, judged)
 
 
 def _said(request: Sign) -> _Found:

@@ -261,17 +261,27 @@ class TrustStore:
             raise TrustConflictError(
                 f"{level} is not a level to approve", fix="choose observe, relay or share"
             )
+        self.check_approvable(peer, level)
+        return self._with(replace(peer, level=level, verification=verification))
+
+    @staticmethod
+    def check_approvable(peer: Peer, level: Level) -> None:
+        """Check that operators may give *peer* a level at all, such as *level*.
+
+        Raises:
+            TrustConflictError: it is held, frozen or revoked.
+        """
+        already = ", and nothing is sent to it already" if level is Level.OBSERVE else ""
         if peer.level is Level.HELD:
             raise TrustConflictError(
-                f"{peer.name} is held: it says that it has recovered its identity",
+                f"{peer.name} is held: it says that it has recovered its identity{already}",
                 fix=f"call it, then: picket peers confirm {shlex.quote(peer.name)}",
             )
         if peer.level in {Level.FROZEN, Level.REVOKED}:
             raise TrustConflictError(
-                f"{peer.name} is {peer.level}",
+                f"{peer.name} is {peer.level}{already}",
                 fix="it must recover, or needs a new identity, before it can be approved",
             )
-        return self._with(replace(peer, level=level, verification=verification))
 
     def lower(self, node_id: bytes, level: Level) -> TrustStore:
         """Return a store in which *node_id* has *level*, which is below the one it has now.

@@ -624,6 +624,7 @@ def _confirm(call: Call) -> Response:
             digits=get(call.body, "safety_number", str),
             method=get(call.body, "method", str),
             by=get(call.body, "by", str),
+            who=call.who,
         )
     )
 

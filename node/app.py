@@ -31,7 +31,7 @@ from keys.identity import (
 )
 from keys.keystore import load, read_passphrase_file, read_private, save, write_private
 from keys.trust import certificates_of
-from node import keyfiles, message_rotation, ownkeys, tls_rotation
+from node import keyfiles, message_rotation, own_dates, ownkeys, tls_rotation
 from node.blobs import BlobStore
 from node.certificates import from_pem, make_certificate, to_pem
 from node.clock import Clock, SystemClock, rfc3339
@@ -392,9 +392,12 @@ def unlock(
         return False
     held = load(core.home.keystore, secret)
     _open_vault(core, config, held, pin)
+    core.statements.upkeep = lambda: keep_up(core, config)
+    core.statements.hindered = own_dates.jump(core)
+    if core.statements.hindered is not None:
+        return True  # by a wrong clock nothing is renewed, nor destroyed
     left = ownkeys.destroy_first(core, held, secret)
     message_rotation.destroy_first(core, left, secret)
-    core.statements.upkeep = lambda: keep_up(core, config)
     if not core.has_been_linked() and not core.restored.waits:
         # Else a peer may hold newer statements of ours than this home: the running node asks first.
         keep_up(core, config)
@@ -423,22 +426,20 @@ def _secret(config: Config, passphrase: Passphrase | None, *, alone: bool = Fals
 
 def renew_card(core: Core, config: Config, vault: Vault) -> None:
     """Make a new card if the configuration now says something else than the card in use."""
-    card, now = core.card, core.clock.now()
+    card, issued = core.card, own_dates.issue_time(core.trust.own, core.clock.now())
     said = CardFields(
         card.authority, card.country, card.role, card.contact, card.endpoints, card.expires
     )
     if said == _card_fields(config, card.expires):
         return
-    until = now + CARD_LIFETIME_MS
-    fields = _card_fields(config, until)
+    fields = _card_fields(config, issued + CARD_LIFETIME_MS)
     # What is sealed to the keys on the card stays so; these have a rhythm of their own.
-    body = replace(
-        card, authority=fields.authority, country=fields.country, role=fields.role,
-        contact=fields.contact, endpoints=fields.endpoints, expires=until,
-        seal=tuple(replace(key, not_after=until) for key in card.seal),
+    body = ownkeys.renewed_card(
+        card, issued, authority=fields.authority, country=fields.country, role=fields.role,
+        contact=fields.contact, endpoints=fields.endpoints,
     )  # fmt: skip
     try:
-        statement = make_card(body, chain=core.trust.own, issued=now, signer=vault.identity)
+        statement = make_card(body, chain=core.trust.own, issued=issued, signer=vault.identity)
     except PeerError as error:
         raise ConfigError(
             f"the card cannot be made: {error.message}", fix="correct picket.toml or the options"
@@ -450,10 +451,12 @@ def keep_up(core: Core, config: Config) -> None:
     """Do what this node does to its own keys by itself while it is unlocked.
 
     Raises:
+        ConflictError: the clock may be wrong: nothing is done before a person says that it is not.
         BusyError: the disk is full; it is tried again.
     """
     if core.vault is None or core.statements.revoked or core.statements.misused is not None:
         return
+    own_dates.check_clock(core)
     renew_card(core, config, core.vault)
     if ownkeys.sealing_due(core):
         ownkeys.rotate_sealing(core)
@@ -600,7 +603,12 @@ def recover_anew(
         chain = replace(chain, statements=chain.statements[: after + 1])
     old = chain.card
     if old is None:
-        raise ConfigError("no card counts up to that statement", fix="ask a peer for a newer card")
+        if after is None:
+            raise ConfigError("no card counts in this file", fix="ask a peer for a newer card")
+        raise ConfigError(
+            f"this file does not hold the card that was in force at statement {after}",
+            fix="ask a peer for the card from that time: an older file, not a newer one",
+        )
     paper, following = parse_typed_code(code), secrets.token_bytes(32)
     named = {
         "node.authority": old.authority, "node.country": old.country, "node.role": old.role,

@@ -12,6 +12,7 @@ from protocol.approval_log import (
     Asked,
     FirstPolicy,
     NextPolicy,
+    Recovered,
     Refused,
     ResetPolicy,
     Used,
@@ -29,10 +30,10 @@ def short(digest: bytes) -> str:
 
 def what(action: Action) -> str:
     """Return in one line what *action* does."""
-    about, subject = action.about, action.subject
+    subject = action.subject
     match action.kind:
         case Kind.RAISE_TRUST:
-            return f"raise the trust of {about or _node(subject[0])} to share"
+            return _raise(action)
         case Kind.ROTATE_IDENTITY:
             return "put the next identity key of this node in force"
         case Kind.REVOKE_IDENTITY:
@@ -57,6 +58,9 @@ def details(action: Action) -> list[tuple[str, str]]:
     match action.kind:
         case Kind.RAISE_TRUST:
             found = [("peer", action.about), ("node id", _node(subject[0]))]
+            labels = ("compared by way of", "compared by", "recoveries")
+            for label, value in zip(labels, subject[1:], strict=False):
+                found.append((label, _hex(value) or str(value)))
         case Kind.ROTATE_IDENTITY:
             found = [("next key", _hex(each)) for each in subject]
         case Kind.DISCLOSE:
@@ -95,6 +99,20 @@ def _new_policy(action: Action) -> Policy:
     return parse_policy(wire)
 
 
+def _raise(action: Action) -> str:
+    name = action.about or _node(action.subject[0])
+    match action.subject[1:]:
+        case (method, by):
+            return f"raise the trust of {name} to share, as {by!s} compared it ({method!s})"
+        case (method, by, _):
+            return (
+                f"confirm the recovery of {name}, which gives its new keys the level share, "
+                f"as {by!s} compared it ({method!s})"
+            )
+        case _:
+            return f"raise the trust of {name} to share"
+
+
 def _message(action: Action) -> str:
     name = f"message {_hex(action.subject[0])[:SHORT]}"
     return f"{name} of incident {action.about}" if action.about else name
@@ -124,6 +142,8 @@ def act_words(act: ApprovalAct, names: dict[bytes, str]) -> str:
             return f"{names.get(vote.operator, short(vote.operator))} {said} {short(vote.action)}"
         case Used(digest):
             return f"done {short(digest)}"
+        case Recovered():
+            return "identity RECOVERED by the paper code, without approvals"
         case Refused(digest, code, detail):
             about = f" {short(digest)}" if digest else ""
             return f"REFUSED{about} ({code}): {detail}"

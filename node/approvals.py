@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol
 from keys.identity import Random, recovery_signer
 from keys.operators import parse_lines
 from keys.trust import TrustStore
+from node.access import OPERATOR
 from node.approval_words import short, what
 from node.clock import Clock, rfc3339
 from node.log import Act, Log
@@ -45,6 +46,7 @@ from protocol.approval_log import (
     FirstPolicy,
     Ledger,
     NextPolicy,
+    Recovered,
     Refused,
     Request,
     Used,
@@ -80,6 +82,9 @@ RESET_FIX: Final = (
     "put a new policy in force with the recovery code from the safe: "
     "picket operators reset FILE --required M --code-file CODE"
 )
+_MONTHS: Final = (
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+)  # fmt: skip
 Row = Mapping[str, Any]
 
 
@@ -433,11 +438,11 @@ class ApprovalBook:
     def _needed(self, ledger: Ledger, request: Request) -> ApprovalNeededError:
         action = request.action
         counts = ledger.tally(request, now=self._clock.now())
-        missing = counted(counts.missing, "more approval is", "more approvals are")
+        missing = counted(counts.missing, "more approval")
         called = short(action.digest)
         return ApprovalNeededError(
-            f"{missing} needed ({len(counts.yes)} of {counts.required} so far) until "
-            f"{rfc3339(action.ends)} to {what(action)}",
+            f"to {what(action)} needs {missing} ({len(counts.yes)} of {counts.required} so far); "
+            f"the request ends on {_day_and_minute(action.ends)}",
             fix=f"operators run: picket approve sign {called} --key FILE; "
             "then run the same command again",
         )
@@ -567,6 +572,17 @@ class ApprovalBook:
                 self.ledger().take(act, committed=lambda: self._committed(index))
             self._log.append([Act(EntryKind.APPROVAL, act.subject, act.local)])
 
+    def recovered(self, digest: bytes) -> list[Act]:
+        """Return the act that the paper code put the statement *digest* in force, without votes.
+
+        There is none where no policy ever stood. It may stand on records that do not verify: the
+        paper is the way out of that, too.
+        """
+        if self._store.row(f"{_ROWS} LIMIT 1") is None:
+            return []
+        act = ApprovalAct(*self._place(), self._clock.now(), OPERATOR, Recovered(digest))
+        return [Act(EntryKind.APPROVAL, act.subject, act.local)]
+
     def _place(self) -> tuple[int, bytes]:
         """Return number and name of the act that the next one stands on.
 
@@ -595,6 +611,12 @@ class ApprovalBook:
         if len(self._refused) >= limits.MAX_APPROVALS_OPEN:
             self._refused.clear()
         self._refused[key] = now
+
+
+def _day_and_minute(at: int) -> str:
+    """Return *at* for people: ``2 Dec 2026 22:18 UTC``."""
+    shown = rfc3339(at)
+    return f"{int(shown[8:10])} {_MONTHS[int(shown[5:7]) - 1]} {shown[:4]} {shown[11:16]} UTC"
 
 
 def _seen(before: bytes, row: Row) -> bytes:

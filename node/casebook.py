@@ -131,8 +131,10 @@ class Casebook:
         Raises:
             KeystoreError: it was encrypted under another keystore.
             StoreError: it is damaged or from a later version.
+            BusyError: the disk is full; a file that was not there before is not there now either.
         """
         self.path = path
+        absent = [each for each in _files(path) if not each.exists()]
         key = suite.derive(storage_key, "case-db").hex()
         try:
             self._connection = sqlcipher3.connect(
@@ -153,16 +155,23 @@ class Casebook:
             self._database = sqlite_utils.Database(self._connection)
             self.search = SearchIndex(self._connection)
             self._migrate()
-        except sqlcipher3.DatabaseError:
+        except BaseException as error:
             self._connection.close()
+            new = path in absent
+            if new:  # half made, it would open with no key later
+                for each in absent:
+                    each.unlink(missing_ok=True)
+            if not isinstance(error, sqlcipher3.DatabaseError):
+                raise
+            if new or "disk is full" in str(error):
+                raise BusyError(
+                    f"{path} cannot be written: {error}", fix="free some disk space"
+                ) from None
             raise KeystoreError(
                 f"{path} does not open with this keystore, or is damaged",
                 fix="put back the case.db that belongs to it; received incidents can be rebuilt "
                 "by moving it away, drafts cannot",
             ) from None
-        except BaseException:
-            self._connection.close()
-            raise
 
     def _migrate(self) -> None:
         version = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -741,6 +750,10 @@ class Casebook:
             done = self._connection.execute("DELETE FROM tokens WHERE id = ?", (token_id,))
             if done.rowcount == 0:
                 raise NotFoundError(f"no token {token_id!r}", fix="see: picket tokens list")
+
+
+def _files(path: Path) -> list[Path]:
+    return [path.with_name(path.name + end) for end in ("", "-wal", "-shm", "-journal")]
 
 
 def _token_digest(secret: bytes) -> bytes:

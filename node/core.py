@@ -34,6 +34,7 @@ from node.fence import Fence
 from node.holdings import Holdings
 from node.home import Home
 from node.intake import Intake, Taken, id_of, read_stored
+from node.key_lives import YEAR_MS
 from node.keyfiles import message_in_force
 from node.locking import Locking
 from node.log import Act, Log
@@ -760,9 +761,11 @@ class Core:
         old = self.card.log.name
         known = self._furthest()
         name = next_log_name(old)
-        card = replace(self.card, log=self.keys.log_keys(name))
         issued = max(now, self.trust.own.head.issued)  # the clock may have been set back
+        expires = max(self.card.expires, issued + YEAR_MS)
+        card = replace(self.card, log=self.keys.log_keys(name), expires=expires)
         statement = make_card(card, chain=self.trust.own, issued=issued, signer=vault.identity)
+        longer = self.trust.own.extend(statement)
         local = (old, known[0], known[1], self.log.size)
         self.log.rename(name)
         try:
@@ -778,7 +781,7 @@ class Core:
             self.log.rename(old)
             raise
         self.restored.reload()
-        self.statements.own = KeyHistory(self.trust.own.extend(statement))
+        self.statements.own = KeyHistory(longer)
         self.trust = replace(self.trust, own=self.statements.own.chain)
         self.signing_waits = False
         checkpoint = self.log.seal(now)

@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,11 +25,18 @@ from node.store import Store
 from node.words import counted
 from protocol import exposure, limits, suite
 from protocol.canonical import decode
-from protocol.errors import NotFoundError, PeerError, QuotaError, RequestError, StoreError
+from protocol.errors import (
+    NotFoundError,
+    PeerError,
+    QuotaError,
+    RequestError,
+    StatementError,
+    StoreError,
+)
 from protocol.exposure import Exposed, Exposure
 from protocol.reseal import parse_sealed_again
 from protocol.shape import array
-from protocol.statement import Card, Chain
+from protocol.statement import RECOVER, Card, Chain
 
 if TYPE_CHECKING:
     from node.core import Core
@@ -41,8 +48,10 @@ EXPOSED_THERE: Final = "exposed-there"
 OUT: Final = "out"
 IN: Final = "in"
 _LOOKED: Final = "exposures-looked"
+_REPLACED: Final = "exposures-replaced"
 _SHOWN_MS: Final = 30 * 86_400_000
 _REFS: Final = 5
+_AT_ONCE: Final = 512
 _EKID_LETTERS: Final = 8
 _MOMENT: Final = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T(\d{2}:\d{2})(?::(\d{2}))?Z)?", re.ASCII)
 Row = dict[str, Any]
@@ -121,6 +130,7 @@ class Exposures:
     def __init__(self, core: Core, *, store: Store, clock: Clock) -> None:
         """Serve *core*."""
         self._core, self._store, self._clock = core, store, clock
+        self._news: tuple[tuple[object, ...], list[tuple[bytes, str]]] = ((), [])
 
     # --- what was lost -----------------------------------------------------------------------
     def loss(self, *, key: str = "", since: str = "", until: str = "") -> Loss:
@@ -129,7 +139,8 @@ class Exposures:
         Args:
             key: the id of a sealing key, or its first letters; by default all that were here.
             since: the earliest moment at which it can have been lost.
-            until: the last one; by default now.
+            until: the last one; by default the moment at which lost keys were last replaced, or the
+                identity was recovered, if that was after *since*; else now.
 
         Raises:
             RequestError: neither is given, or one cannot be read.
@@ -141,15 +152,23 @@ class Exposures:
             )
         keys = own_sealing(self._core.trust.own)
         start = parse_moment(since) if since else 0
-        end = parse_moment(until) if until else self._clock.now()
+        end = parse_moment(until) if until else self._end_of(start, alone=bool(key))
         if key:
             keys = _matching(keys, key)
             start = start or keys[0].since
         else:
-            keys = tuple(each for each in keys if self._was_here(each, start))
+            keys = tuple(each for each in keys if each.since <= end and self._was_here(each, start))
         if end < start:
             raise RequestError("the loss ends before it begins", fix="give an earlier --since")
         return Loss(keys, start, end)
+
+    def _end_of(self, start: int, *, alone: bool) -> int:
+        """Return when a loss that began at *start* ended, for all that anybody has said."""
+        own = self._core.trust.own
+        recovered = [each.issued for each in own.statements if each.type == RECOVER]
+        replaced = int.from_bytes(self._store.meta(_REPLACED) or b"", "big")
+        ended = max([replaced, *recovered])
+        return ended - 1 if start < ended and not alone else self._clock.now()
 
     def _was_here(self, key: OwnKey, at: int) -> bool:
         """Whether *key* can have been on this machine at *at* or later: then it is exposed."""
@@ -197,17 +216,21 @@ class Exposures:
         return slots
 
     # --- telling -----------------------------------------------------------------------------
-    def note(self, loss: Loss, *, who: str) -> int:
+    def note(self, loss: Loss, *, who: str, replaced: int | None = None) -> int:
         """Write down, for each author, what of it the lost keys opened; return how many records.
 
-        What was written down before is not written again.
+        What was written down before is not written again; *replaced* is when a new key was put in
+        use for it (ms).
 
         Raises:
             LockedError: the node is locked.
             BusyError: the disk is full; nothing was changed.
         """
         self._core.keys_open()
-        return self._note([loss], self.sealed_to(loss.ekids), who=who)
+        with self._core.logged():
+            if replaced is not None:
+                self._store.set_meta(_REPLACED, replaced.to_bytes(8, "big"))
+            return self._note([loss], self.sealed_to(loss.ekids), who=who)
 
     def keep_up(self) -> int:
         """Write down what has come under a lost key since it was told; return how many records.
@@ -316,16 +339,23 @@ class Exposures:
 
     # --- hearing -----------------------------------------------------------------------------
     def take(self, said: Exposed) -> bool:
-        """Write down what a peer says it has lost; return whether it is new.
+        """Write down what a peer says it has lost; return whether that tells anything new.
 
+        A record that names no message of ours, or none that it has not named before, is not kept.
         Call inside a transaction.
 
         Raises:
             PeerError: it is not from that peer, or not for us.
+            StatementError: it never had such a key.
             QuotaError: it has said so too often.
         """
         it = exposure.check_exposure(said, view=self)
         if self._store.scalar("SELECT 1 FROM exposures WHERE digest = ?", it.digest):
+            return False
+        ours = self._ours(it)
+        self._check_key(it, ours)
+        fresh = sorted(set(ours) - self._heard_of(it.ekid, it.holder))
+        if not fresh:
             return False
         count = self._store.scalar(
             "SELECT count(*) FROM exposures WHERE direction = ? AND peer = ?", IN, it.holder
@@ -333,8 +363,7 @@ class Exposures:
         if count >= limits.MAX_EXPOSURES_KEPT:
             raise QuotaError("the peer has told of too many lost keys")
         self._insert(IN, said, told_at=self._clock.now())
-        if ours := self._ours(it):
-            self._core.access.record(EXPOSED_THERE, ours, NODE, f"at {self._name(it.holder)}")
+        self._core.access.record(EXPOSED_THERE, fresh, NODE, f"at {self._name(it.holder)}")
         return True
 
     def _ours(self, it: Exposure) -> list[bytes]:
@@ -342,13 +371,50 @@ class Exposures:
 
         What else the record names was lost here, or never existed: nobody is told of it.
         """
-        found = []
-        for envelope_id in it.envelope_ids:
-            known = self._core.header(envelope_id)
-            if known is not None and known[1].author == self._core.node_id:
-                opener = self._core.opener(known[1].opener or envelope_id)
-                if opener is not None and it.holder in opener[1].recipient_ids:
-                    found.append(envelope_id)
+        return [
+            envelope_id
+            for envelope_id, opener in self._own(it.envelope_ids)
+            if (known := self._core.opener(opener)) is not None
+            and it.holder in known[1].recipient_ids
+        ]
+
+    def _own(self, envelope_ids: Sequence[bytes]) -> Iterator[tuple[bytes, bytes]]:
+        """Yield those that this node wrote, and the opener of each; invented ones cost little."""
+        for at in range(0, len(envelope_ids), _AT_ONCE):
+            part = envelope_ids[at : at + _AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            for row in self._store.rows(
+                f"SELECT id, opener FROM envelopes WHERE author = ? AND id IN ({marks}) "  # noqa: S608
+                "ORDER BY id", self._core.node_id, *part,
+            ):  # fmt: skip
+                yield row["id"], row["opener"] or row["id"]
+
+    def _check_key(self, it: Exposure, ours: Sequence[bytes]) -> None:
+        """Check that the holder had the key: on a card, or, if that has shrunk, for a slot of ours.
+
+        Raises:
+            StatementError: it had not.
+        """
+        peer = self._core.trust.peers.get(it.holder)
+        if peer is not None and it.ekid in {key.ekid for key in own_sealing(peer.chain)}:
+            return
+        slot = (it.holder, it.ekid)
+        for opener in {opener for _, opener in self._own(ours)}:
+            known = self._core.opener(opener)
+            if known is not None and slot in known[1].recipients:
+                return
+        if not self._store.scalar(
+            "SELECT 1 FROM reseals WHERE reader = ? AND ekid = ?", it.holder, it.ekid
+        ):
+            raise StatementError("the exposure names a key that was on no card of its holder")
+
+    def _heard_of(self, ekid: bytes, holder: bytes) -> set[bytes]:
+        found: set[bytes] = set()
+        for row in self._store.rows(
+            "SELECT record FROM exposures WHERE direction = ? AND ekid = ? AND peer = ?",
+            IN, ekid, holder,
+        ):  # fmt: skip
+            found |= set(_stored(row["record"]).exposure.envelope_ids)
         return found
 
     # --- the view of protocol.exposure --------------------------------------------------------
@@ -426,13 +492,22 @@ class Exposures:
 
     def news(self) -> list[tuple[str, str]]:
         """Return, for each peer that has lost a key lately, its name and what that has opened."""
-        ids: dict[bytes, set[bytes]] = {}
-        for row in self._store.rows(
-            "SELECT peer, record FROM exposures WHERE direction = ? AND at > ?",
+        rows = self._store.rows(
+            "SELECT digest FROM exposures WHERE direction = ? AND at > ? ORDER BY digest",
             IN, self._clock.now() - _SHOWN_MS,
-        ):  # fmt: skip
-            ids.setdefault(row["peer"], set()).update(self._ours(_stored(row["record"]).exposure))
-        return [(self._name(peer), self._words(each)) for peer, each in sorted(ids.items())]
+        )  # fmt: skip
+        shown = (self._core.cases is None, *(row["digest"] for row in rows))
+        if shown != self._news[0]:  # a status is asked for often, and this takes long
+            self._news = shown, self._opened_lately(shown[1:])
+        return [(self._name(peer), words) for peer, words in self._news[1]]
+
+    def _opened_lately(self, digests: Iterable[bytes]) -> list[tuple[bytes, str]]:
+        ids: dict[bytes, set[bytes]] = {}
+        for digest in digests:
+            record = self._store.scalar("SELECT record FROM exposures WHERE digest = ?", digest)
+            it = _stored(record).exposure
+            ids.setdefault(it.holder, set()).update(self._ours(it))
+        return [(peer, self._words(each)) for peer, each in sorted(ids.items()) if each]
 
     def _words(self, ids: set[bytes]) -> str:
         refs, what = self._refs(ids), counted(len(ids), "message")

@@ -155,7 +155,13 @@ class KeyTalk:
 
     def _pays(self, line: Line, frame: KeyFrame) -> bool:
         """Charge the peer for the signatures to verify; False if that is beyond its quota."""
-        checks = limits.MAX_DIRECTORY if isinstance(frame, Suspended) else 1
+        match frame:
+            case Suspended():
+                checks = limits.MAX_DIRECTORY
+            case Exposed(said):
+                checks = 1 + len(said.envelope_ids) // limits.EXPOSED_PER_CHECK
+            case _:
+                checks = 1
         verdict = line.meter.charge(checks=checks, now=self._clock.monotonic())
         if isinstance(verdict, Over):
             line.pause_ms = PAUSE_MS

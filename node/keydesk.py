@@ -14,7 +14,7 @@ from keys.fingerprint import (
 from keys.identity import Random
 from keys.keystore import change_passphrase, normalise_passphrase
 from keys.trust import METHODS, Level, Peer, Verification
-from node import access, message_rotation, ownkeys, tls_rotation
+from node import access, message_rotation, own_dates, ownkeys, tls_rotation
 from node.clock import Clock, rfc3339
 from node.config import Config
 from node.core import Core
@@ -31,8 +31,10 @@ from node.key_lives import (
 )
 from node.signer_client import signer_notices
 from node.words import counted
-from protocol import limits
+from protocol import limits, suite
+from protocol.approval import Kind
 from protocol.armor import dearmor_block
+from protocol.canonical import encode
 from protocol.errors import ConflictError, DecodeError, PeerError, RequestError, TrustConflictError
 
 _CODE_SIZE: Final = 32
@@ -194,9 +196,11 @@ class KeyDesk:
         book = self._core.exposures
         loss = book.loss(key=key, since=since, until=until)
         fresh = bool(loss.ekids & {each.ekid for each in self._core.card.seal})
+        replaced = None
         if fresh:
             ownkeys.rotate_sealing(self._core)
-        records = book.note(loss, who=access.OPERATOR)
+            replaced = self._core.trust.own.head.issued
+        records = book.note(loss, who=access.OPERATOR, replaced=replaced)
         return {
             **book.shown(loss), "new_key": fresh, "number": self._core.card_n,
             "records": records, "waits_for": book.unheard(),
@@ -226,10 +230,13 @@ class KeyDesk:
         return {"changed": True}
 
     # --- peers -------------------------------------------------------------------------------
-    def confirm(self, peer: Peer, *, digits: str, method: str, by: str) -> Row:
-        """Say that a peer's own people confirm that it has recovered.
+    def confirm(
+        self, peer: Peer, *, digits: str, method: str, by: str, who: str = access.OPERATOR
+    ) -> Row:
+        """Say that a peer's own people confirm that it has recovered; *who* is as for approving.
 
         Raises:
+            ApprovalNeededError: it gets back the level share, which others have to approve.
             TrustConflictError: the digits differ, or nothing waits for it.
             RequestError: the digits are none, or something is missing.
         """
@@ -245,10 +252,21 @@ class KeyDesk:
         except DecodeError as error:  # typed here, by no peer
             raise RequestError(error.message, fix=error.fix) from None
         check = Verification(method, by.strip(), self._clock.now())
-        counts = self._core.statements.confirm(peer.node_id, check)
+        permit = self._permit(peer, check, who=who)
+        counts = self._core.statements.confirm(peer.node_id, check, also=permit)
         waiting = [p for p in self._core.statements.pending() if p.node_id == peer.node_id]
         from_when = max((each.counts_from for each in waiting), default=self._clock.now())
         return {"name": peer.name, "counts": counts, "counts_from": rfc3339(from_when)}
+
+    def _permit(self, peer: Peer, check: Verification, *, who: str) -> Callable[[], None]:
+        """Return what uses the approval of a recovery, if its keys get the level share by it."""
+        waiting = self._core.statements.awaiting(peer.node_id)
+        if self._core.trust.peer(peer.node_id).given is not Level.SHARE:
+            return lambda: None
+        # Of exactly these: one that comes while operators vote is another matter.
+        recoveries = suite.digest("recoveries", encode(sorted(each.digest for each in waiting)))
+        subject = (peer.node_id, check.method, check.by, recoveries)
+        return self._core.approvals.require(Kind.RAISE_TRUST, subject, who=who, about=peer.name).use
 
     def suspend(self, armoured: str) -> Row:
         """Follow a suspension by the directory that this node has chosen.
@@ -280,6 +298,7 @@ class KeyDesk:
         if book.hindered is not None:
             message = f"this node could not renew its card or keys: {book.hindered.message}"
             yield "keys-not-renewed", message, book.hindered.fix
+        yield from own_dates.ahead_notice(self._core)
         for pending in book.pending():
             name = self._name(pending.node_id)
             message = f"{name} says that its keys were lost or stolen and that it has new ones"
@@ -355,15 +374,17 @@ Network     {config.node.network}
 Node        {format_node_id(node_id)}
 
 RECOVERY CODE: whoever holds it can take over this node's identity.
-It is needed if the identity key is lost or stolen. Destroy the recovery codes
-on all older sheets: the last of them stands for the key that is in use now.
-Keep the REVOCATION CODE, which is still that of the first sheet.
+It is needed if the identity key is lost or stolen.
 
     {format_code(following)}
 
 Print this sheet, and lock the paper away. Then delete this file: as long as it
 is on this machine, a thief of the machine has the identity too. The code cannot
 be made again.
+
+Only when this paper is locked away, destroy the recovery codes on all older
+sheets: the last of them stands for the key that is in use now. Keep the
+REVOCATION CODE, which is still that of the first sheet.
 """
 
 

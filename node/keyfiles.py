@@ -30,7 +30,10 @@ def next_of(path: Path) -> Path:
 
 
 def _places(home: Home) -> tuple[Path, ...]:
-    return home.keystore, home.service_key, home.tls_pem, home.sealing, home.message_key
+    return (
+        home.keystore, home.service_key, home.tls_pem, home.sealing, home.message_key,
+        home.recovery_sheet,
+    )  # fmt: skip
 
 
 def _waiting(home: Home) -> dict[Path, bytes]:
@@ -79,7 +82,9 @@ def message_in_force(vault: Vault, *, home: Home, card: Card) -> Vault:
     return vault
 
 
-def discard(home: Home) -> None:
-    """Throw the files away that wait."""
-    for path in _places(home):
-        next_of(path).unlink(missing_ok=True)
+def discard(home: Home, store: Store) -> None:
+    """Throw the files away that wait, after a failure.
+
+    What node.db knows of is put in place: the failure may have come after the commit.
+    """
+    finish(home, store)

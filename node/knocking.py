@@ -147,6 +147,14 @@ def call_it(name: str) -> str:
     )
 
 
+def ask_to_confirm(name: str) -> str:
+    """Return what to do about a peer that does not count this node's recovery yet."""
+    return (
+        f"call the duty desk of {name} on a number that you know, and ask it to run "
+        "picket peers confirm, with the name that it has for this node"
+    )
+
+
 def _unheard(peer: Peer) -> NotKnownError:
     return NotKnownError(
         "it does not know this node yet, and takes no request just now",

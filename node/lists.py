@@ -3,6 +3,8 @@
 - An imported list, such as an authority's copy of the limited special surveillance list, may itself
   be restricted: it lies in case.db, is shown on an unlocked node only, and never leaves it.
 - Importing replaces the whole list of that name. Nothing of an incident changes by it.
+- An update by a peer that the operator took lies there too; one of the substances is laid over the
+  list of Picket, in lookups and warnings.
 """
 
 from __future__ import annotations
@@ -11,13 +13,17 @@ import datetime
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from node.casebook import Casebook
 from node.clock import Clock, rfc3339
 from node.core import Core
 from protocol import checks, limits, reference
 from protocol.errors import LockedError, NotFoundError, RequestError
+
+if TYPE_CHECKING:
+    from protocol.list_updates import Changes
+    from protocol.records_operations import ListRow
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _TEXTS: Final = ("name", "cas", "inchikey", "substance_id", "note")
@@ -36,6 +42,7 @@ class ListDesk:
     def __init__(self, core: Core, *, clock: Clock) -> None:
         """Serve *core*."""
         self._core, self._clock = core, clock
+        self._known: tuple[tuple[str, int], reference.Substances] | None = None
 
     # --- showing -----------------------------------------------------------------------------
     def lists(self) -> Row:
@@ -67,7 +74,7 @@ class ListDesk:
         day = self._day(on)
         if name == "substances":
             found = self._substances(text, day)
-            head = {"version": reference.substances().version, "on": day.isoformat()}
+            head = {"version": self.known().version, "on": day.isoformat()}
         elif name in reference.NAMES:
             listed = reference.ref_list(name)
             found = _fitting(listed.rows, text)
@@ -87,8 +94,12 @@ class ListDesk:
             raise RequestError("on is not a day", fix="write it as 2026-03-01") from None
 
     def _substances(self, text: str, day: datetime.date) -> list[Row]:
-        known = reference.substances()
+        from protocol.list_updates import row_of  # noqa: PLC0415
+
+        known = self.known()
         rows = {row["id"]: row for row in reference.ref_list("substances").rows}
+        own = reference.substances().by_id
+        rows |= {key: row_of(each) for key, each in known.by_id.items() if own.get(key) != each}
         if text:
             matches = known.find(text, limit=limits.MAX_PAGE)
         else:
@@ -107,8 +118,60 @@ class ListDesk:
 
     def _marks(self, day: datetime.date) -> dict[str, _Members]:
         return {
-            row["name"]: _Members(json.loads(row["rows"]), day) for row in self._imported() or ()
+            row["name"]: _Members(json.loads(row["rows"]), day)
+            for row in self._imported() or ()
+            if row["name"] not in reference.NAMES
         }
+
+    # --- updates of peers --------------------------------------------------------------------
+    def known(self) -> reference.Substances:
+        """Return the substances with the update that was taken; those of Picket while locked."""
+        taken = next((r for r in self._imported() or () if r["name"] == "substances"), None)
+        if taken is None:
+            return reference.substances()
+        key = (taken["version"], taken["imported"])
+        if self._known is None or self._known[0] != key:
+            rows = _list_rows(json.loads(taken["rows"]))
+            version = f"{reference.substances().version} with {taken['version']} of a peer"
+            self._known = (key, _laid_over(version, rows))
+        return self._known[1]
+
+    def holds(self, name: str) -> bool:
+        """Whether a list *name* was imported, or taken of a peer."""
+        return any(row["name"] == name for row in self._imported() or ())
+
+    def differences(self, name: str, version: str, rows: Sequence[ListRow]) -> Changes:
+        """Return what would be new, changed and gone if *rows* were the list *name*.
+
+        Raises:
+            RequestError: they cannot be.
+        """
+        from protocol.list_updates import as_imported, changes  # noqa: PLC0415
+
+        if name == "substances":
+            return changes(self.known().by_id, _laid_over(version, rows).by_id)
+        _check_name(name)
+        kept = [_row(number, row) for number, row in enumerate(as_imported(rows), start=1)]
+        held: list[Row] = []
+        for row in self._imported() or ():
+            if row["name"] == name:
+                held = json.loads(row["rows"])
+        return changes(_by_name(held), _by_name(kept))
+
+    def take_update(self, name: str, version: str, source: str, rows: Sequence[ListRow]) -> None:
+        """Keep *rows* of a peer as the list *name*, in the caller's transaction.
+
+        Raises:
+            RequestError: they cannot be.
+        """
+        from protocol.list_updates import as_imported  # noqa: PLC0415
+
+        self.differences(name, version, rows)
+        if name == "substances":
+            kept = [row.model_dump(mode="json", exclude_none=True) for row in rows]
+        else:
+            kept = [_row(number, row) for number, row in enumerate(as_imported(rows), start=1)]
+        self._keep(name, version, source[: limits.MAX_NAME], kept)
 
     # --- importing ---------------------------------------------------------------------------
     def take(self, name: str, *, version: str, source: str, rows: Sequence[Any]) -> Row:
@@ -119,12 +182,7 @@ class ListDesk:
             LockedError: the node is locked.
         """
         _, cases = self._core.opened()
-        if not _NAME.fullmatch(name) or name in reference.NAMES:
-            raise RequestError(
-                f"a list cannot be called {name!r}",
-                fix=f"use small letters, such as {reference.SPECIAL}; "
-                f"taken are: {', '.join(reference.NAMES)}",
-            )
+        _check_name(name)
         for what, text in (("version", version), ("source", source)):
             if not text.strip() or len(text) > limits.MAX_NAME:
                 raise RequestError(
@@ -137,14 +195,17 @@ class ListDesk:
             )
         kept = [_row(number, row) for number, row in enumerate(rows, start=1)]
         with cases.transaction():
-            _make_table(cases)
-            cases.database.execute(
-                "INSERT OR REPLACE INTO ref_lists VALUES (?, ?, ?, ?, ?)",
-                (name, version.strip(), source.strip(), self._clock.now(),
-                 json.dumps(kept, ensure_ascii=False)),
-            )  # fmt: skip
+            self._keep(name, version.strip(), source.strip(), kept)
         warnings = [each for number, row in enumerate(kept, 1) for each in _doubts(number, row)]
         return {"name": name, "version": version.strip(), "rows": len(kept), "warnings": warnings}
+
+    def _keep(self, name: str, version: str, source: str, rows: Sequence[Row]) -> None:
+        _, cases = self._core.opened()
+        _make_table(cases)
+        cases.database.execute(
+            "INSERT OR REPLACE INTO ref_lists VALUES (?, ?, ?, ?, ?)",
+            (name, version, source, self._clock.now(), json.dumps(rows, ensure_ascii=False)),
+        )
 
     def remove(self, name: str) -> Row:
         """Delete an imported list.
@@ -177,6 +238,38 @@ class ListDesk:
         if found is None:
             raise NotFoundError(f"no list {name!r}", fix="see them with: picket lists status")
         return found
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or name in reference.NAMES:
+        raise RequestError(
+            f"a list cannot be called {name!r}",
+            fix=f"use small letters, such as {reference.SPECIAL}; "
+            f"taken are: {', '.join(reference.NAMES)}",
+        )
+
+
+def _list_rows(rows: Sequence[Row]) -> list[ListRow]:
+    from protocol.records_operations import ListRow  # noqa: PLC0415
+
+    return [ListRow.model_validate(row) for row in rows]
+
+
+def _laid_over(version: str, rows: Sequence[ListRow]) -> reference.Substances:
+    from protocol.list_updates import laid_over  # noqa: PLC0415
+
+    try:
+        return laid_over(reference.substances(), version, rows)
+    except ValueError as error:
+        raise RequestError(str(error), fix="ask for a correct version") from None
+
+
+def _by_name(rows: Sequence[Row]) -> dict[str, object]:
+    """Return the rows of an imported list by name, of which there may be several."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        found.setdefault(row["name"], []).append(json.dumps(row, sort_keys=True))
+    return {key: sorted(texts) for key, texts in found.items()}
 
 
 class _Members:

@@ -39,7 +39,33 @@ def _remove(call: Call) -> Response:
     return reply(call.service.lists.remove(call.parts["name"]))
 
 
+def _proposals(call: Call) -> Response:
+    known(call.query)
+    return reply(call.service.list_updates.proposals())
+
+
+def _proposal(call: Call) -> Response:
+    return reply(call.service.list_updates.proposal(call.parts["id"]))
+
+
+def _accept(call: Call) -> Response:
+    known(call.body)
+    return reply(call.service.list_updates.accept(call.parts["id"]))
+
+
+def _ignore(call: Call) -> Response:
+    known(call.body)
+    return reply(call.service.list_updates.ignore(call.parts["id"]))
+
+
 ROUTES: Final = (
+    route("GET", "/list-updates", "incidents:read", _proposals,
+          "Versions of reference lists that peers propose"),
+    route("GET", "/list-updates/{id}", "incidents:read", _proposal,
+          "One proposed version, and what it changes"),
+    route("POST", "/list-updates/{id}/accept", OPERATOR, _accept, "Take a proposed version"),
+    route("POST", "/list-updates/{id}/ignore", OPERATOR, _ignore,
+          "Show a proposed version no more"),
     route("GET", "/lists", "incidents:read", _lists, "Reference lists and their versions"),
     route("GET", "/lists/{name}", "incidents:read", _rows, "Rows of a reference list"),
     route("PUT", "/imported-lists/{name}", OPERATOR, _take, "Import a list of one's own"),

@@ -14,6 +14,7 @@ from node.words import counted
 from protocol.errors import ConflictError, NotFoundError, RequestError
 from protocol.log_fork import parse_log_fork
 from protocol.policy import format_policy
+from protocol.statement import Card
 
 _UNWITNESSED_MS: Final = 15 * 60_000
 _UNPROVEN_MS: Final = 60 * 60_000
@@ -133,12 +134,17 @@ class LogView:
         for row in self._core.store.rows("SELECT node_id, origin, size FROM witnessed"):
             peer = self._core.trust.peers.get(row["node_id"])
             if peer is not None and peer.card.log.name != row["origin"]:
-                yield (
-                    "log-reopened",
-                    f"{peer.name} began a new log; its old one was seen with "
-                    f"{counted(row['size'], 'entry')}",
-                    f"ask {peer.name} why: it should have had to put back an old copy",
+                began = f"{peer.name} began a new log; its old one was seen with "
+                message = began + counted(row["size"], "entry")
+                audit = f"picket log audit {_quoted(peer.name)}"
+                fix = (
+                    f"call {peer.name} and ask why: it is right after an old copy was put back or "
+                    f"a recovery, and after nothing else. Then check the old log: {audit}"
                 )
+                if _by_recovery(peer, row["origin"]):
+                    message += ". It recovered its identity, and that begins a new log"
+                    fix = f"check that nothing of the old one was changed: {audit}"
+                yield "log-reopened", message, fix
 
     def _unproven(self) -> Iterator[Notice]:
         now = self._clock.now()
@@ -256,6 +262,14 @@ def _fork(name: str, proofs: Sequence[bytes]) -> Row:
         "second": fork.second.decode(),
         "proof": [each.hex() for each in fork.proof],
     }
+
+
+def _by_recovery(peer: Peer, origin: str) -> bool:
+    """Whether no card since the recovery of *peer* names its log *origin*, but one before did."""
+    chain = peer.chain
+    cards = [(s.n, s.body) for s in chain.statements if isinstance(s.body, Card)]
+    naming = [n for n, card in cards if card.log.name == origin]
+    return chain.recovered_at > 0 and bool(naming) and max(naming) < chain.recovered_at
 
 
 def _time(seconds: int) -> str:

@@ -20,6 +20,7 @@ from typing import Final
 from keys.keystore import load_message, save, save_message
 from node.core import Core
 from node.key_lives import MESSAGE_LIFE_MS, rotatable, since
+from node.own_dates import issue_time
 from node.ownkeys import opened, renewed_card
 from protocol import suite
 from protocol.errors import ConflictError
@@ -62,8 +63,9 @@ def rotate(core: Core) -> Statement:
         seeds[spare[0]] = secrets.token_bytes(suite.SEED_SIZE)
         save_message(home.message_key, seeds, vault.storage)
     signer = suite.Ed25519Signer(seeds[spare[0]])
-    body = renewed_card(core.card, now, message=signer.public)
-    card = make_card(body, chain=core.trust.own, issued=now, signer=vault.identity)
+    issued = issue_time(core.trust.own, now)
+    body = renewed_card(core.card, issued, message=signer.public)
+    card = make_card(body, chain=core.trust.own, issued=issued, signer=vault.identity)
     core.add_statement(card)
     core.vault = replace(opened(core), message=signer)
     destroy(core)

@@ -2,7 +2,8 @@
 
 - What changes both files and node.db goes through ``node.keyfiles``: a crash in between loses
   neither.
-- A new recovery sheet is on the disk before the statement that makes the old code worthless.
+- A new recovery sheet is on the disk before the statement that makes the old code worthless, and
+  takes its name only after that: a sheet that can be seen has the code in force.
 - Sealing keys are made monthly while the node is unlocked. An old one is destroyed 90 days after
   the last peer can have sealed to it: nothing that it opens lives longer.
 """
@@ -43,6 +44,7 @@ from node.core import Core, next_log_name, opened_digest
 from node.home import Home
 from node.key_lives import DAY_MS, SEALING_LIFE_MS
 from node.log import Act, Log
+from node.own_dates import TOLERATED_MS, issue_time
 from node.store import Store
 from protocol import limits, suite
 from protocol.approval import Kind
@@ -116,15 +118,16 @@ def rotate_identity(
     _check_sheet(home)
     held = load(home.keystore, passphrase)
     permit = core.approvals.require(Kind.ROTATE_IDENTITY, chain.identity.next_digests, who=OPERATOR)
+    issued = issue_time(chain, now)
     rotated = make_rotate(
-        rotation_of(code, following=following), chain=chain, issued=now,
+        rotation_of(code, following=following), chain=chain, issued=issued,
         old={0: vault.identity}, new=[recovery_signer(code)],
     )  # fmt: skip
     signer = recovery_signer(code)
-    body = replace(core.card, expires=max(core.card.expires, now + CARD_LIFETIME_MS))
-    card = make_card(body, chain=chain.extend(rotated), issued=now, signer=signer)
-    write_private(home.recovery_sheet, sheet.encode())
+    body = replace(core.card, expires=max(core.card.expires, issued + CARD_LIFETIME_MS))
+    card = make_card(body, chain=chain.extend(rotated), issued=issued, signer=signer)
     try:
+        write_private(keyfiles.next_of(home.recovery_sheet), sheet.encode())
         after = {**held, **identity_secrets(code)}
         save(keyfiles.next_of(home.keystore), after, passphrase, params)
 
@@ -134,8 +137,7 @@ def rotate_identity(
 
         core.statements.add_own(rotated, card, also=also)
     except BaseException:
-        keyfiles.discard(home)
-        home.recovery_sheet.unlink(missing_ok=True)  # it was not published: the old code stands
+        keyfiles.discard(home, core.store)  # if it was not published, the old code stands
         raise
     keyfiles.finish(home, core.store)
     core.vault = vault.with_identity(signer)
@@ -153,9 +155,9 @@ def opened(core: Core) -> Vault:
     return core.vault
 
 
-def renewed_card(card: Card, now: int, **changes: Any) -> Card:  # noqa: ANN401  fields of a card
-    """Return *card* with *changes* and a whole life before it; its sealing keys go on."""
-    until = now + CARD_LIFETIME_MS
+def renewed_card(card: Card, issued: int, **changes: Any) -> Card:  # noqa: ANN401  fields of a card
+    """Return *card* with *changes* and a whole life from *issued*; its sealing keys go on."""
+    until = issued + CARD_LIFETIME_MS
     seal = tuple(replace(key, not_after=until) for key in card.seal)
     return replace(card, **{"expires": until, "seal": seal, **changes})
 
@@ -167,9 +169,10 @@ def sealing_due(core: Core) -> bool:
     listed = core.card.seal
     newest = max(key.not_before for key in listed)
     here = {key.public for key in listed} <= set(vault.seal_publics)
-    return (
-        not here or core.card.message != vault.message.public or (now >= newest + SEALING_LIFE_MS)
-    )
+    # Nobody seals to a key that begins in the future: it was made while the clock was wrong.
+    ahead = newest > now + TOLERATED_MS
+    over = ahead or now >= newest + SEALING_LIFE_MS
+    return not here or core.card.message != vault.message.public or over
 
 
 def rotate_sealing(core: Core) -> Statement:
@@ -191,11 +194,12 @@ def rotate_sealing(core: Core) -> Statement:
         save_sealing(home.sealing, seeds, vault.storage)
     public = suite.seal_public_bytes(seeds[spare[0]])
     core.vault = vault.with_sealing(seeds)
-    until = now + CARD_LIFETIME_MS
+    issued = issue_time(core.trust.own, now)
+    until = issued + CARD_LIFETIME_MS
     body = replace(
         core.card, seal=(SealKey(public, now, until),), message=vault.message.public, expires=until
     )
-    card = make_card(body, chain=core.trust.own, issued=now, signer=vault.identity)
+    card = make_card(body, chain=core.trust.own, issued=issued, signer=vault.identity)
     core.add_statement(card)
     return card
 
@@ -305,10 +309,10 @@ def renew_all(
     made = datetime.fromtimestamp(now // 1000, UTC)
     certificate = make_certificate(keys.tls_seed, name=card.authority, now=made)
     recovered = make_recover(
-        rotation_of(code, following=following), chain=chain, issued=max(now, chain.head.issued),
+        rotation_of(code, following=following), chain=chain, issued=issue_time(chain, now),
         signers=[vault.identity],
     )  # fmt: skip
-    until = now + CARD_LIFETIME_MS
+    until = recovered.issued + CARD_LIFETIME_MS
     body = replace(
         card, expires=until, message=vault.message.public,
         seal=tuple(SealKey(public, now, until) for public in vault.seal_publics),
@@ -317,6 +321,7 @@ def renew_all(
     )  # fmt: skip
     chain = chain.extend(recovered)
     after = make_card(body, chain=chain, issued=recovered.issued, signer=vault.identity)
+    chain.extend(after)  # as a peer does: what it would refuse is not kept either
     pem = to_pem(certificate, keys.tls_seed)
     return Renewed(held, service, vault, keys, pem, (recovered, after))
 
@@ -362,8 +367,8 @@ def recover(
         storage=None if old is None else old["storage"],
     )  # fmt: skip
     before = core.card.log.name
-    write_private(home.recovery_sheet, sheet.encode())
     try:
+        write_private(keyfiles.next_of(home.recovery_sheet), sheet.encode())
         _write_next(home, renewed, old, passphrase, params)
         log = Log(
             store, keys=renewed.keys, origin=next_log_name(before), random=secrets.token_bytes,
@@ -371,11 +376,11 @@ def recover(
         )  # fmt: skip
         with store.transaction():
             core.cosigning.close_origin()
-            _renew_database(store, log, renewed.statements, before=before, now=now)
+            noted = core.approvals.recovered(renewed.statements[0].digest)
+            _renew_database(store, log, renewed.statements, before=before, now=now, noted=noted)
             keyfiles.note(home, store)
     except BaseException:
-        keyfiles.discard(home)
-        home.recovery_sheet.unlink(missing_ok=True)
+        keyfiles.discard(home, store)
         raise
     core.log = log  # so that closing keeps no head of the old one
     core.raise_fence(log.size, log.root())
@@ -409,7 +414,13 @@ def _write_next(
 
 
 def _renew_database(
-    store: Store, log: Log, statements: Sequence[Statement], *, before: str, now: int
+    store: Store,
+    log: Log,
+    statements: Sequence[Statement],
+    *,
+    before: str,
+    now: int,
+    noted: Sequence[Act],
 ) -> None:
     node_id, first = statements[0].node_id, statements[0].n
     beside = store.rows("SELECT wire FROM statements WHERE node_id = ? AND n >= ?", node_id, first)
@@ -428,6 +439,7 @@ def _renew_database(
         row = {"node_id": node_id, "n": statement.n, "wire": statement.wire}
         store.insert("statements", row)
         log.append([Act(EntryKind.KEY_STATEMENT, statement.digest, (statement.n,))])
+    log.append(noted)
     log.seal(now)
     log.keep()
 

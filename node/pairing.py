@@ -7,20 +7,23 @@ name here unless an operator takes them, and a name that reads like that of a pe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 from keys.fingerprint import format_node_id
-from keys.trust import Peer
+from keys.trust import Level, Peer
 from node.callers import Caller, Done
 from node.clock import Clock, rfc3339
 from node.core import Core
-from node.knocking import call_it
+from node.knocking import ask_to_confirm, call_it
 from node.lookalikes import alike, quoted
 from node.words import counted
 from protocol import limits
 from protocol.armor import armor_block, dearmor_block
 from protocol.errors import (
+    ConflictError,
     ExpiredError,
+    NotFoundError,
     PeerError,
     RequestError,
     TrustConflictError,
@@ -155,9 +158,10 @@ class PairingDesk:
 
         Raises:
             NotFoundError: there is no such caller.
+            ConflictError: it is a peer already.
             TrustConflictError: the name is taken, or reads like another.
         """
-        caller = self._core.callers.find(key)
+        caller = self._new_caller(key)
         imitated = self._imitated(caller.authority)
         if name is None and imitated is not None:
             raise TrustConflictError(
@@ -166,6 +170,14 @@ class PairingDesk:
             )
         chosen = self.check_name(name or caller.authority)
         return self._peer_row(self._core.callers.accept(caller, chosen))
+
+    def _new_caller(self, key: str) -> Caller:
+        try:
+            return self._core.callers.find(key)
+        except NotFoundError:
+            with suppress(NotFoundError):
+                raise _already(self._core.trust.find(key)) from None
+            raise
 
     def ignore(self, key: str) -> Row:
         """Forget a caller, and do not show it again.
@@ -262,9 +274,16 @@ class PairingDesk:
             message = f"{asks} to be added: {shown}{more}"
             yield "callers", message, "see who it is: picket peers pending"
         for node_id, at in sorted(self._asked.items()):
-            if node_id in self._linked():
+            if node_id in self._linked() or self._core.statements.revoked:
                 continue
             name = self._name(node_id)
+            last = self._core.store.scalar(
+                "SELECT last_contact FROM peers WHERE node_id = ?", node_id
+            )
+            if self._core.statements.recovered_since(last):
+                message = f"{name} has not confirmed yet that this node recovered"
+                yield "not-approved", message, ask_to_confirm(name)
+                continue
             message = f"{name} has not approved this node yet; it was asked at {_minute(at)}"
             yield "not-approved", message, call_it(name)
 
@@ -278,6 +297,15 @@ class PairingDesk:
             told += f", introduced by {self._name(caller.introduced_by)}"
         imitated = self._imitated(caller.authority)
         return told if imitated is None else f"{told}, which is NOT {imitated}"
+
+
+def _already(peer: Peer) -> ConflictError:
+    shown = quoted(peer.name)
+    pinned = peer.level is Level.PINNED
+    return ConflictError(
+        f"{shown} is a peer already, at level {peer.level}",
+        fix="compare the number, then: picket peers approve" if pinned else "nothing is left to do",
+    )
 
 
 def _shown(done: Done) -> Row:

@@ -26,6 +26,8 @@ _SUMMARIES_MS: Final = 150_000
 _SETTLED_MS: Final = 10_000
 """How long after a link has opened its peer has said what it says at the opening."""
 _COSIGNED_LATE_MS: Final = 900_000
+_FIRST_BEATS_MS: Final = 180_000
+"""Three beats of witnessing, within which a new witness answers for the first time."""
 _WAIT: Final = "wait a minute; this node dials again by itself"
 
 
@@ -103,6 +105,7 @@ class Subject:
     is_witness: bool = False
     cosigned_at: int | None = None
     cosigned_size: int = 0
+    approved_at: int | None = None
     told_ahead_ms: int | None = None
     answered_ms: int | None = None
 
@@ -508,7 +511,7 @@ def _witness(subject: Subject, seen: Seen | None) -> Said:
     if not subject.is_witness:
         return _ok("not a witness of this node's log")
     if subject.cosigned_at is None:
-        if subject.link is None or subject.link.age_ms < _SUMMARIES_MS:
+        if subject.link is None or _asked_ms(subject, subject.link) < _FIRST_BEATS_MS:
             return Said(Result.UNSEEN, "it has not been asked for long enough to confirm the log")
         return _failed(
             "it has never confirmed this node's log, though it is linked",
@@ -525,6 +528,13 @@ def _witness(subject: Subject, seen: Seen | None) -> Said:
         f"{said}, and not since, though it is linked",
         f"call {subject.name}: its disk may be full, or its clock wrong",
     )
+
+
+def _asked_ms(subject: Subject, link: LinkState) -> int:
+    """Return for how long the peer can have been asked: linked, and approved here."""
+    if subject.approved_at is None:
+        return link.age_ms
+    return min(link.age_ms, max(0, subject.now - subject.approved_at))
 
 
 def _round_trip(subject: Subject, seen: Seen | None) -> Said:

@@ -182,6 +182,7 @@ class PeerTests:
             trouble=(known.trouble or {}).get(peer.node_id),
             is_witness=any(each.key.name == card.witness.name for each in witnesses),
             cosigned_at=None if cosigned is None else 1000 * cosigned["time_s"],
+            approved_at=None if peer.verification is None else peer.verification.at,
             cosigned_size=0 if cosigned is None else cosigned["size"],
             told_ahead_ms=None if reading is None else reading.ahead_ms,
             answered_ms=None if reading is None else reading.took_ms,

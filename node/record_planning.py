@@ -127,7 +127,11 @@ class Planning:
         case = self._standing(given, fields)
         target = self.case(_text(given, "target"))
         fields["target"] = target.ref
-        self._handle(given, case)
+        self._handle(given, case, target)
+        if given.get("both") is True:
+            del given["both"]
+            self._nobody(to, "it goes to those alone who hold both incidents")
+            return (self._group(self.holders_of_both(case, target)[0]),)
         first = set() if case.row["own"] else {case.row["author"]}
         if target.row["author"].hex() in case.state.holders:
             first.add(target.row["author"])
@@ -347,8 +351,10 @@ class Planning:
         given.setdefault("handling", notified["body"]["handling"])
         return notified, self._core.holdings.readers(notified["envelope_id"])
 
-    def _handle(self, given: Row, case: Case) -> None:
+    def _handle(self, given: Row, case: Case, other: Case | None = None) -> None:
         """Put in the handling of the incident, or check that what was given is not freer.
+
+        Of two incidents the stricter handling counts; how a source was judged is that of *case*.
 
         Raises:
             RequestError: it is freer.
@@ -358,11 +364,12 @@ class Planning:
         from protocol.records_followup import is_at_least, strictest  # noqa: PLC0415
 
         base: Handling | None = None
-        for head in case.state.face.heads:
+        both = (case,) if other is None else (other, case)
+        for head in (head for each in both for head in each.state.face.heads):
             handling = head.value.handling  # type: ignore[union-attr]
             base = handling if base is None else strictest(base, handling)
         if "handling" not in given:
-            if base is None:
+            if base is None or not case.state.face.heads:
                 raise RequestError(
                     "the face of the incident is not here, so its handling is not known",
                     fix="give the handling",
@@ -398,6 +405,37 @@ class Planning:
                 else "ask the originator to share it",
             )
         return (self._group(chosen),)
+
+    def holders_of_both(self, one: Case, other: Case) -> tuple[set[bytes], set[bytes]]:
+        """Return who else holds all that is here of both; and who of them gets nothing now.
+
+        Raises:
+            ConflictError: one is retracted or erased.
+        """
+        for each in (one, other):
+            self._check_standing(each)
+        both = set(self._in_full(one) & self._in_full(other)) - {self._core.node_id}
+        reached = {node for node in both if self._may_receive(node)}
+        return reached, both - reached
+
+    def _in_full(self, case: Case) -> frozenset[bytes]:
+        """Return who got the newest revision of each layer that is here."""
+        readers = self._core.holdings.readers
+        layers = [layer.heads for layer in (case.state.face, case.state.annex) if layer.heads]
+        held = [
+            frozenset().union(
+                *(readers(bytes.fromhex(e)) for head in heads for e in head.envelopes)
+            )
+            for heads in layers
+        ]
+        return frozenset.intersection(*held) if held else frozenset()
+
+    def _may_receive(self, node: bytes) -> bool:
+        try:
+            self._core.trust.recipients([node], now=self._clock.now())
+        except UnknownRecipientError:
+            return False
+        return True
 
     def _told_group(self, told: frozenset[bytes], first: set[bytes], to: Sequence[str]) -> Group:
         chosen = first | ({peer.node_id for peer in self._choose(to)} if to else set())

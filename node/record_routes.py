@@ -206,6 +206,16 @@ def _board(call: Call) -> Response:
     return reply(call.service.board.board(limit=whole_number(call.query, "limit", 50)))
 
 
+def _figures(call: Call) -> Response:
+    known(call.query, "since", "by_authority")
+    named = call.query.get("by_authority", "no")
+    if named not in {"yes", "no"}:
+        raise RequestError("by_authority is neither yes nor no", fix="leave it out, or send yes")
+    return reply(
+        call.service.figures.figures(since=call.query.get("since", ""), by_authority=named == "yes")
+    )
+
+
 def _requests(call: Call) -> Response:
     known(call.query, "state", "side", "after", "limit")
     return reply(
@@ -263,6 +273,8 @@ ROUTES: Final = (
     # Before those of one incident, which would take it for an id.
     route("GET", "/board", "incidents:read", _board,
           "What was not received, acknowledged or answered, and by whom"),
+    route("GET", "/figures", "incidents:read", _figures,
+          "How complete and how quick reports are, over the newest incidents"),
     route("GET", "/incidents/{id}/state", "incidents:read", _state,
           "What an incident has come to: revisions, acknowledgements, requests, links"),
     route("GET", "/incidents/{id}/history", "incidents:read", _history,
@@ -295,6 +307,7 @@ ROUTES: Final = (
     route("POST", "/alerts/{id}/read", "incidents:write", _read_alert,
           "Note that an alert was read here"),
     *_writing("/alerts", "alert.special", _broadcast, "Send an alert"),
+    *_writing("/list-updates", "list.update", _broadcast, "Propose a version of a reference list"),
     route("GET", "/operations", "incidents:read", _operations, "Operations"),
     route("GET", "/operations/{id}", "incidents:read", _one_operation, "One operation"),
     route("GET", "/operations/{id}/tally", "incidents:read", _tally,

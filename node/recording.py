@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from protocol.blob import BlobRef
     from protocol.incident import Incident
     from protocol.records import AnyItem
+    from protocol.reference import Substances
 
 Row = dict[str, Any]
 
@@ -75,6 +76,7 @@ class Recording:
         name: Callable[[bytes], str],
         find: Callable[[str], Row],
         choose: Callable[[Sequence[str]], tuple[Peer, ...]],
+        known: Callable[[], Substances],
     ) -> None:
         """Serve *core*.
 
@@ -86,9 +88,11 @@ class Recording:
             name: how to call a node id.
             find: an incident by what a person typed.
             choose: peers by what a person typed.
+            known: the substances by which warnings judge.
         """
         self._core, self._clock, self._random = core, clock, random
         self._enclosures, self._name, self._choose = enclosures, name, choose
+        self._known = known
         self._planning = Planning(core, clock=clock, name=name, find=find, choose=choose)
 
     # --- states ------------------------------------------------------------------------------
@@ -219,7 +223,7 @@ class Recording:
             "left_out_keep_what_they_have": sorted(self._left_out(case, plan)),
             "warnings": [
                 {"pointer": w.pointer, "code": w.code, "message": w.message}
-                for w in warnings(parsed)
+                for w in warnings(parsed, self._known())
             ],
             "attachments_without_content": self._enclosures.without_content(parsed),
         }
@@ -374,6 +378,21 @@ class Recording:
         plan, record = self._plan(kind, data, to, suite.digest("record-preview"))
         return {**self._preview(plan), "record": record_rows.row(record, self._name)}
 
+    def holders_of_both(self, key: str, other: str) -> tuple[set[bytes], set[bytes]]:
+        """Return who else holds all that is here of two incidents; and who of them gets nothing.
+
+        The second are those that may not receive from this node now.
+
+        Raises:
+            NotFoundError: there is none of such an id or reference.
+            ConflictError: one is a draft, retracted or erased.
+        """
+        return self._planning.holders_of_both(*map(self._planning.case, (key, other)))
+
+    def released_under(self, token: str) -> Row | None:
+        """Return what an act with *token* released, as ``release`` does; None if nothing."""
+        return self._done(self._seed(token))
+
     def release(
         self, kind: str, data: Mapping[str, Any], *, to: Sequence[str] = (),
         digest: str | None = None, token: str | None = None,
@@ -385,7 +404,8 @@ class Recording:
             data: the fields of the record, as a person gives them. ``incident``, ``target`` and
                 ``duplicate_of`` are ids or references; ``request``, ``operation`` and ``pen`` are
                 ids; ``to`` and ``participants`` are names of peers. Ids, times, who wrote what, and
-                handling where it is left out are put in.
+                handling where it is left out are put in. ``both``, which is true, lets a link go to
+                those alone who hold all that is here of both incidents.
             to: peers that are to get it besides; for alerts and lists all who get it.
             digest: of the preview.
             token: names this act, so that it is not done twice.

@@ -128,6 +128,10 @@ class SearchDesk:
                 return each, one, other
         raise _no_candidate()
 
+    def shown(self, candidate: Candidate) -> Row:
+        """Return a candidate with its two incidents as lists show them, the newer first."""
+        return self._candidate_row(candidate)
+
     def decide(self, candidate_id: str, state: str) -> Row:
         """Note what a person said of a candidate: dismissed, confirmed, or open again.
 

@@ -5,10 +5,12 @@ What is looked for is in the body: a name must not stand in an address that serv
 
 from __future__ import annotations
 
-from typing import Final
+from http import HTTPStatus
+from typing import Any, Final
 
-from node.calls import Call, Response, Route, get, known, reply, route, whole_number
+from node.calls import OPERATOR, Call, Response, Route, get, known, reply, route, whole_number
 from node.search import DISMISSED, OPEN
+from protocol.errors import RequestError
 
 
 def _search(call: Call) -> Response:
@@ -44,6 +46,31 @@ def _reopen(call: Call) -> Response:
     return reply(call.service.search.decide(call.parts["id"], OPEN))
 
 
+def _preview_confirm(call: Call) -> Response:
+    known(call.body)
+    return reply(call.service.confirming.preview(call.parts["id"]))
+
+
+def _confirm(call: Call) -> Response:
+    known(call.body, "digest")
+    digest = get(call.body, "digest", str, None)
+    if digest is None:
+        raise RequestError(
+            "digest is missing", fix="POST …/confirm/preview first and repeat its digest here"
+        )
+    return _confirmed(call.service.confirming.confirm(call.parts["id"], digest=digest))
+
+
+def _confirm_operator(call: Call) -> Response:
+    known(call.body, "digest")
+    digest = get(call.body, "digest", str, None)
+    return _confirmed(call.service.confirming.confirm(call.parts["id"], digest=digest))
+
+
+def _confirmed(row: dict[str, Any]) -> Response:
+    return reply(row, HTTPStatus.CREATED if row["new"] else HTTPStatus.OK)
+
+
 ROUTES: Final[tuple[Route, ...]] = (
     route("POST", "/incidents/search", "incidents:read", _search,
           "Find incidents by text and fields"),
@@ -55,4 +82,10 @@ ROUTES: Final[tuple[Route, ...]] = (
           "Say that two incidents do not belong together"),
     route("POST", "/links/candidates/{id}/reopen", "incidents:write", _reopen,
           "Take back that two incidents do not belong together"),
+    route("POST", "/links/{id}/confirm/preview", "incidents:write", _preview_confirm,
+          "Preview: confirm a link candidate"),
+    route("POST", "/links/{id}/confirm", OPERATOR, _confirm_operator,
+          "Confirm a link candidate, and tell those who hold both incidents"),
+    route("POST", "/links/{id}/confirm", "incidents:release", _confirm,
+          "Confirm a link candidate; repeats the preview's digest"),
 )  # fmt: skip

@@ -233,7 +233,9 @@ async def _body(raw: web.Request, maximum: int) -> bytes:
             async for chunk in raw.content.iter_any():
                 size += len(chunk)
                 if size > maximum:
-                    raise TooLargeError(f"the body is longer than {maximum} bytes", fix="split it")
+                    raise TooLargeError(
+                        f"the body is longer than {maximum} bytes", fix="send less at once"
+                    )
                 chunks.append(chunk)
     except web.RequestPayloadError:
         raise RequestError("the body is damaged", fix="send it again, as its headers say") from None

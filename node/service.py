@@ -25,13 +25,17 @@ from node.audit import Reader
 from node.board import Board
 from node.clock import Clock, rfc3339
 from node.config import Config
+from node.confirming import Confirming
 from node.core import Core, Shipment
 from node.enclosures import Copies, Enclosures, Fetching
 from node.evidence import Evidence
 from node.feed import Feed
+from node.figures import FigureDesk
 from node.follow_up import FollowUp
 from node.handling import Handling
 from node.keydesk import KeyDesk
+from node.knocking import ask_to_confirm
+from node.list_updates import ListUpdates
 from node.lists import ListDesk
 from node.logview import LogView
 from node.metrics import (
@@ -168,9 +172,11 @@ class Service:
             drop=self.network.fetching.drop,
         )  # fmt: skip
         self.feed = Feed(core, name=self._name)
+        self.lists = ListDesk(core, clock=clock)
+        self.list_updates = ListUpdates(core, clock=clock, lists=self.lists, find=core.trust.find)
         self.records = Recording(
             core, clock=clock, random=random, enclosures=self.enclosures, name=self._name,
-            find=self._find, choose=self._choose,
+            find=self._find, choose=self._choose, known=self.lists.known,
         )  # fmt: skip
         self.views = RecordViews(
             core, clock=clock, name=self._name, records=self.records,
@@ -180,6 +186,7 @@ class Service:
             core, clock=clock, name=self._name, note_reading=self.handling.note_reading
         )
         self.board = Board(core, clock=clock, name=self._name, follow_up=self.follow_up)
+        self.figures = FigureDesk(core, name=self._name)
         core.drop_fetch = self.network.fetching.drop
         self.logs = LogView(
             core, clock=clock, name=self._name, read=self.network.read_log,
@@ -209,7 +216,9 @@ class Service:
         )  # fmt: skip
         self.verifier = Verifier(core)
         self.search = SearchDesk(core, row=self._incident_row, find=self._find)
-        self.lists = ListDesk(core, clock=clock)
+        self.confirming = Confirming(
+            core, name=self._name, records=self.records, search=self.search
+        )
 
     # --- the node ----------------------------------------------------------------------------
     def node(self) -> Row:
@@ -270,6 +279,7 @@ class Service:
             *self.records.notices(),
             *self.follow_up.notices(),
             *self.views.notices(),
+            *self.list_updates.notices(),
             *self.pairing.notices(),
             *self.network.clocks.notices(self._name),
             *self._peer_notices(),
@@ -346,10 +356,15 @@ class Service:
             "AND route <> 'forward' GROUP BY peer", UntrustedKeyError.code,
         )  # fmt: skip
         for row in rows:
-            if not self.core.trust.gives_to(row["peer"]):
+            if not self.core.trust.gives_to(row["peer"]) or self.core.statements.revoked:
                 continue
             name = self._name(row["peer"])
             waiting = counted(row["waiting"], "delivery waits", "deliveries wait")
+            last = self._last_contact(self.core.trust.peer(row["peer"]))
+            if self.core.statements.recovered_since(last):
+                message = f"{name} has not confirmed yet that this node recovered: {waiting}"
+                yield "not-approved", message, ask_to_confirm(name)
+                continue
             message = f"{name} has not approved this node yet: {waiting}"
             # By the id it is found whatever they call this node.
             own = format_node_id(self.core.node_id)[:7]
@@ -602,6 +617,7 @@ class Service:
             raise TrustConflictError(
                 f"{level!r} is not a level to approve", fix="choose observe, relay or share"
             )
+        self.core.trust.check_approvable(peer, Level(level))
         if not by.strip() or len(by) > limits.MAX_NAME:
             raise RequestError("by is empty or too long", fix="say who compared the number")
         if safety_digits is None and is_lower(Level(level), than=peer.level):
@@ -627,7 +643,7 @@ class Service:
             return self._peer_row(self.core.approve_peer(peer.node_id, wanted, verification))
         self.core.trust.approve(peer.node_id, wanted, verification)  # may it have it at all?
         permit = self.core.approvals.require(
-            Kind.RAISE_TRUST, (peer.node_id,), who=who, about=peer.name
+            Kind.RAISE_TRUST, (peer.node_id, method, verification.by), who=who, about=peer.name
         )
         after = self.core.approve_peer(peer.node_id, wanted, verification, also=permit.use)
         return self._peer_row(after)
@@ -667,7 +683,7 @@ class Service:
         return {
             "warnings": [
                 {"pointer": w.pointer, "code": w.code, "message": w.message}
-                for w in warnings(parsed)
+                for w in warnings(parsed, self.lists.known())
             ],
             "score": complete.score,
             "missing_anchors": list(complete.missing),

@@ -2,10 +2,11 @@
 
 It reads what it is to sign, and notes each signature before it gives it away.
 
-- Synchronous, one request at a time. Only the users that it was told of are answered, by what the
+- Synchronous, one signature at a time. Only the users that it was told of are answered, by what the
   kernel says of the other end (unix(7), SO_PEERCRED).
 - A line of the journal is on the disk before the signature leaves: whatever a thief of the network
   process lets it sign stands there. Each line names the digest of the one before.
+- The journal is its memory, too: no key statement is signed that contradicts an earlier one.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ import fcntl
 import hashlib
 import json
 import os
+import selectors
 import socket
 import stat
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,13 +33,13 @@ from keys.keystore import load
 from keys.signers import Outside, Place, SplitSigner, Token, TokenSigner
 from node.clock import Clock, rfc3339
 from node.home import user_name
-from node.signer_client import receive
 from node.signer_moves import KEYSTORE, NETWORK, NODE
 from protocol import limits, suite
 from protocol.errors import (
     AlreadyRunningError,
     ConfigError,
     DecodeError,
+    EquivocationError,
     KeystoreError,
     PeerError,
     PicketError,
@@ -48,6 +50,12 @@ _LOCK: Final = "lock"
 _CREDENTIALS: Final = struct.Struct("3i")
 _BACKLOG: Final = 16
 _TAIL: Final = 4_096
+_KEY_NAME: Final = 16
+_AWAY_S: Final = 60
+_MAX_AWAY: Final = 256
+"""Users that have lines of their own; the rest share one."""
+_MAX_CALLS: Final = 16
+"""Connections that are read side by side; more wait until one ends."""
 _FIRST: Final = "0" * 64
 
 
@@ -69,7 +77,7 @@ class SignerJournal:
         Raises:
             KeystoreError: it cannot be opened.
         """
-        self._clock = clock
+        self._clock, self._path = clock, path
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             self._handle = os.open(path, flags, 0o600)
@@ -90,8 +98,28 @@ class SignerJournal:
         lines = tail.splitlines()
         return hashlib.sha256(lines[-1]).hexdigest() if lines else _FIRST
 
-    def note(self, did: str, **fields: Any) -> None:  # noqa: ANN401  JSON
-        """Write one line, durably.
+    def statements(self, by: str) -> dict[int, str]:
+        """Return the digest of each key statement that the identity key *by* has signed.
+
+        Raises:
+            KeystoreError: the journal cannot be read.
+        """
+        book = _Statements(by)
+        try:
+            with self._path.open("rb") as file:
+                for line in file:
+                    if b'"n": ' in line:  # the many others are not worth parsing
+                        with suppress(ValueError):  # a crash cut it short: nothing was signed
+                            book.replay(json.loads(line))
+        except OSError as error:
+            raise KeystoreError(
+                f"the signer's journal {self._path} cannot be read: {error.strerror}",
+                fix="check its folder and permissions",
+            ) from None
+        return book.signed
+
+    def note(self, did: str, *, durable: bool = True, **fields: Any) -> None:  # noqa: ANN401  JSON
+        """Write one line, and unless it is not *durable*, wait until it is on the disk.
 
         Raises:
             OSError: it cannot be written; nothing may be signed.
@@ -101,7 +129,8 @@ class SignerJournal:
         start = os.fstat(self._handle).st_size
         try:
             _write_all(self._handle, line + b"\n")
-            os.fsync(self._handle)
+            if durable:
+                os.fsync(self._handle)
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._handle, start)
@@ -118,7 +147,39 @@ def _write_all(handle: int, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "no space is left")
 
 
+class _Statements:
+    """The key statements that one identity key has signed, as the lines of the journal say."""
+
+    def __init__(self, by: str) -> None:
+        self._by, self.signed = by, dict[int, str]()
+        self._before: str | None = None
+
+    def replay(self, row: dict[str, Any]) -> None:
+        """Take the next line into account."""
+        if row.get("by") != self._by:
+            return
+        n = row["n"]
+        match row["did"]:
+            case "signed":
+                self._before = self.signed.get(n)
+                self.signed[n] = row["digest"]
+            case "not-signed" if self._before is not None:
+                self.signed[n] = self._before
+            case "not-signed" | "sign-again":
+                self.signed.pop(n, None)
+            case _:
+                pass  # a line of another kind says nothing of numbers
+
+
 # --- what it does ----------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Away:
+    """How often a user was turned away since the last line, and when the next one is due."""
+
+    times: int = 0
+    due: float = 0
+
+
 class SignerAgent:
     """Answers requests with the keys of one node."""
 
@@ -139,6 +200,10 @@ class SignerAgent:
             network, node_id, identity.public, None if message is None else message.public
         )
         self._journal = journal
+        # A rotation or a recovery brings another key, whose statements are judged by themselves.
+        self._by = hashlib.sha256(b"".join(identity.public)).hexdigest()[:_KEY_NAME]
+        self._signed = journal.statements(self._by)
+        self._away: dict[int | None, _Away] = {}
 
     def answer(self, data: bytes, caller: Caller) -> bytes:
         """Return the answer to the request *data* of *caller*."""
@@ -162,6 +227,7 @@ class SignerAgent:
             if signer is None:
                 raise DecodeError(f"the {request.key} key is not with this signer")
             judged = agent.judge(request, network=self._held.network, node_id=self._held.node_id)
+            self._check_number(judged)
         except PeerError as error:
             digest = hashlib.sha256(data).hexdigest()
             self._journal.note(
@@ -169,17 +235,72 @@ class SignerAgent:
             )
             raise
         # First the line, then the signature: one too many in the journal harms nobody.
+        number: dict[str, Any] = {} if judged.n is None else {"n": judged.n, "by": self._by}
         self._journal.note(
             "signed", key=request.key, what=judged.what, digest=judged.digest.hex(),
-            uid=caller.uid, pid=caller.pid,
+            uid=caller.uid, pid=caller.pid, **number,
         )  # fmt: skip
-        made = signer.sign(request.message, request.source)
+        try:
+            made = signer.sign(request.message, request.source)
+        except PicketError:
+            if number:
+                self._journal.note("not-signed", key=request.key, **number)
+            raise
+        if judged.n is not None:
+            self._signed[judged.n] = judged.digest.hex()
         return agent.Signed(made if isinstance(made, tuple) else (made,))
 
-    def refuse(self, caller: Caller) -> None:
-        """Note that a user that it does not serve has called."""
+    def _check_number(self, judged: agent.Judged) -> None:
+        """Check that no other statement of that number, and none after it, was signed before.
+
+        Raises:
+            EquivocationError: one was; whoever held both would freeze this node at its peers.
+        """
+        highest = max(self._signed, default=-1)
+        if judged.n is None or judged.n > highest or (
+            self._signed.get(judged.n) == judged.digest.hex()
+        ):  # fmt: skip
+            return
+        raise EquivocationError(
+            f"it has signed key statement {highest} before, and would contradict it",
+            fix="restore the newest node.db; if the node never kept that statement, as on a full "
+            f"disk: picket signer run with --sign-again {highest}",
+        )
+
+    def sign_again(self, n: int) -> None:
+        """Forget that the newest statement, which has the number *n*, was signed.
+
+        Raises:
+            ConfigError: it has another number.
+        """
+        highest = max(self._signed, default=None)
+        if n != highest:
+            raise ConfigError(
+                f"the newest statement that this key has signed here is not {n}",
+                fix="start without --sign-again" if highest is None or n < highest
+                else f"it is {highest}",
+            )  # fmt: skip
+        self._journal.note("sign-again", n=n, by=self._by)
+        del self._signed[n]
+
+    def refuse(self, caller: Caller, now: float) -> None:
+        """Note that a user that it does not serve has called; at most one line a minute for each.
+
+        Args:
+            caller: that user.
+            now: monotonic, in seconds.
+        """
+        uid = caller.uid if caller.uid in self._away or len(self._away) < _MAX_AWAY else None
+        away = self._away.setdefault(uid, _Away())
+        away.times += 1
+        if now < away.due:
+            return
         with suppress(OSError):
-            self._journal.note("turned-away", uid=caller.uid, pid=caller.pid)
+            # Nothing is signed, so a power cut may take the line.
+            self._journal.note(
+                "turned-away", durable=False, uid=uid, pid=caller.pid, times=away.times
+            )
+        away.times, away.due = 0, now + _AWAY_S
 
 
 # --- opening ---------------------------------------------------------------------------------
@@ -287,12 +408,13 @@ def serve(
         AlreadyRunningError: somebody listens there.
         ConfigError: the socket cannot be made.
     """
-    with _listening(path, shared=uids != {os.geteuid()}) as listener:
+    with (
+        _listening(path, shared=uids != {os.geteuid()}) as listener,
+        closing(_Calls(signer, listener, uids)) as calls,
+    ):
         ready()
         while True:
-            wire, _ = listener.accept()
-            with wire:
-                _one(signer, wire, uids)
+            calls.turn()
 
 
 @contextmanager
@@ -340,22 +462,110 @@ def _clear(path: Path) -> None:
     raise AlreadyRunningError(f"somebody listens on {path}", fix="stop that signer first")
 
 
-def _one(signer: SignerAgent, wire: socket.socket, uids: frozenset[int]) -> None:
-    """Answer one connection; one that stalls or breaks off is closed."""
-    raw = wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    pid, uid, _ = _CREDENTIALS.unpack(raw)
-    caller = Caller(pid, uid)
-    wire.settimeout(limits.SIGNER_TIMEOUT_S)
-    try:
-        if uid not in uids:
-            signer.refuse(caller)
+@dataclass(slots=True)
+class _Call:
+    """A connection whose request is not whole yet."""
+
+    caller: Caller
+    until: float
+    data: bytearray = field(default_factory=bytearray)
+
+    def request(self) -> bytes | None:
+        """Return the request once it is whole.
+
+        Raises:
+            DecodeError: what comes is no frame.
+        """
+        head = bytes(self.data[: agent.LENGTH_SIZE])
+        if len(head) < agent.LENGTH_SIZE:
+            return None
+        end = agent.LENGTH_SIZE + agent.frame_size(head)
+        return bytes(self.data[agent.LENGTH_SIZE : end]) if len(self.data) >= end else None
+
+
+class _Calls:
+    """The connections of one signer: many are read, so that a slow one holds up nobody."""
+
+    def __init__(self, signer: SignerAgent, listener: socket.socket, uids: frozenset[int]) -> None:
+        self._signer, self._listener, self._uids = signer, listener, uids
+        listener.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listener, selectors.EVENT_READ)
+        self._open: dict[socket.socket, _Call] = {}
+        self._listens = True
+
+    def turn(self) -> None:
+        """Wait for something to do, and do it."""
+        now = time.monotonic()
+        ends = [call.until for call in self._open.values()]
+        wait = max(0.0, min(ends) - now) if ends else None
+        for key, _ in self._selector.select(wait):
+            if key.fileobj is self._listener:
+                self._accept()
+            else:
+                assert isinstance(key.fileobj, socket.socket)  # noqa: S101  nothing else is there
+                self._read(key.fileobj)
+        now = time.monotonic()
+        for wire in [wire for wire, call in self._open.items() if call.until <= now]:
+            self._end(wire)
+
+    def _accept(self) -> None:
+        try:
+            wire, _ = self._listener.accept()
+        except OSError:
+            return  # whoever it was is gone
+        raw = wire.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid, uid, _ = _CREDENTIALS.unpack(raw)
+        caller, now = Caller(pid, uid), time.monotonic()
+        wire.setblocking(False)
+        if uid not in self._uids:
+            self._signer.refuse(caller, now)
             refused = agent.Refused(
                 "forbidden", f"this signer does not serve the user {user_name(uid)}",
                 "start it with: --allow-user NAME",
             )  # fmt: skip
-            wire.sendall(agent.frame(agent.encode_answer(refused)))
+            with wire, suppress(OSError):
+                wire.sendall(agent.frame(agent.encode_answer(refused)))
             return
-        data = receive(wire, time.monotonic() + limits.SIGNER_TIMEOUT_S)
-        wire.sendall(agent.frame(signer.answer(data, caller)))
-    except (OSError, PeerError):
-        return  # it was no request, or whoever made it is gone
+        self._open[wire] = _Call(caller, now + limits.SIGNER_TIMEOUT_S)
+        self._selector.register(wire, selectors.EVENT_READ)
+        self._listen()
+
+    def _read(self, wire: socket.socket) -> None:
+        """Read on; answer what is whole, and close what is no request or breaks off."""
+        call = self._open[wire]
+        try:
+            part = wire.recv(limits.MAX_SIGNER_FRAME)
+            call.data += part
+            request = call.request()
+            if request is not None:
+                # An answer is far smaller than the buffer of the socket, so this never waits.
+                wire.sendall(agent.frame(self._signer.answer(request, call.caller)))
+            elif part:
+                return
+        except BlockingIOError:
+            return
+        except (OSError, PeerError):
+            pass  # it was no request, or whoever made it is gone
+        self._end(wire)
+
+    def _end(self, wire: socket.socket) -> None:
+        self._selector.unregister(wire)
+        del self._open[wire]
+        wire.close()
+        self._listen()
+
+    def _listen(self) -> None:
+        """Take new connections while there is room for them."""
+        room = len(self._open) < _MAX_CALLS
+        if room and not self._listens:
+            self._selector.register(self._listener, selectors.EVENT_READ)
+        if self._listens and not room:
+            self._selector.unregister(self._listener)
+        self._listens = room
+
+    def close(self) -> None:
+        """Close what is open."""
+        for wire in self._open:
+            wire.close()
+        self._selector.close()

@@ -30,12 +30,13 @@ from protocol.errors import (
     ConflictError,
     PeerError,
     PicketError,
+    SignatureError,
     StatementError,
     StoreError,
     TrustConflictError,
     UntrustedKeyError,
 )
-from protocol.statement import CARD, REVOKE, Card, Chain, Statement, parse_statement
+from protocol.statement import CARD, RECOVER, REVOKE, Card, Chain, Statement, parse_statement
 from protocol.suspension import Directory, Suspension, parse_suspension, verify_suspension
 
 _TOLD: Final = limits.MAX_FRAME_STATEMENTS - 8
@@ -220,6 +221,12 @@ class StatementBook:
         """Whether this node's identity is over."""
         return self.own is not None and self.own.revocation is not None
 
+    def recovered_since(self, at: int | None) -> bool:
+        """Whether this node took its identity back after *at* (UTC in ms)."""
+        chain = self._owner.trust.own.statements
+        last = max((s.issued for s in chain if s.type == RECOVER), default=None)
+        return last is not None and at is not None and last >= at
+
     def check_own(self) -> None:
         """Check that this node may sign a statement of its own.
 
@@ -368,20 +375,34 @@ class StatementBook:
                     )  # fmt: skip
         return found
 
-    def confirm(self, node_id: bytes, check: Verification) -> bool:
+    def awaiting(self, node_id: bytes) -> list[Pending]:
+        """Return the recoveries of a peer that do not count yet.
+
+        Raises:
+            TrustConflictError: it has none.
+        """
+        waiting = [each for each in self.pending() if each.node_id == node_id]
+        if not waiting:
+            raise TrustConflictError(
+                f"{self._owner.trust.peer(node_id).name} has no recovery that waits for a "
+                "confirmation",
+                fix="see: picket peers list",
+            )
+        return waiting
+
+    def confirm(
+        self, node_id: bytes, check: Verification, *, also: Callable[[], None] = lambda: None
+    ) -> bool:
         """Note that an operator confirmed the recovery of a peer; return whether it counts now.
+
+        *also* is in the same transaction.
 
         Raises:
             TrustConflictError: it has none that waits.
         """
-        peer = self._owner.trust.peer(node_id)
-        waiting = [each for each in self.pending() if each.node_id == node_id]
-        if not waiting:
-            raise TrustConflictError(
-                f"{peer.name} has no recovery that waits for a confirmation",
-                fix="see: picket peers list",
-            )
+        waiting = self.awaiting(node_id)
         with self._owner.logged():
+            also()
             for each in waiting:
                 self._store.run(
                     "UPDATE recoveries SET confirmed_at = ?, confirmed_by = ?, method = ? "
@@ -418,8 +439,7 @@ class StatementBook:
             rows = self._store.rows(
                 "SELECT wire FROM envelopes WHERE author = ? AND wire IS NOT NULL", peer.node_id
             )
-            headers = (envelope.parse(row["wire"]).header for row in rows)
-            count = sum(peer.chain.card_at(header.card_n) is None for header in headers)
+            count = sum(_taken_back(peer, envelope.parse(row["wire"])) for row in rows)
             # It can only shrink: nothing more is taken under these cards.
             known = self._doubtful[peer.node_id] = (peer.chain.recovered_at, count)
         return known[1]
@@ -526,6 +546,20 @@ class StatementBook:
         if self.own is None or self.own.revocation is None:
             return ()
         return (self.own.revocation.wire,)
+
+
+def _taken_back(peer: Peer, held: envelope.Envelope) -> bool:
+    """Whether *held* stands on a card that does not count: another may bear its number by now."""
+    card = peer.chain.card_at(held.header.card_n)
+    if card is None:
+        return True
+    if len(peer.history.cards_numbered(held.header.card_n)) == 1:
+        return False
+    try:
+        suite.verify("message", card.message, held.id, held.signature)
+    except SignatureError:
+        return True
+    return False
 
 
 def _all_of(history: KeyHistory) -> list[Statement]:

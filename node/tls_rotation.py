@@ -26,6 +26,7 @@ from node.certificates import certificate_digest, from_pem, make_certificate, se
 from node.core import Core
 from node.home import Home
 from node.key_lives import LEARNED_MS, YEAR_MS, TlsStep, since, tls_step
+from node.own_dates import issue_time
 from node.ownkeys import opened, renewed_card, told_at
 from protocol import suite
 from protocol.canonical import decode, encode
@@ -147,8 +148,9 @@ def _announce(core: Core, used: bytes) -> Statement:
         spare = [make_certificate(seed, name=core.card.authority, now=made)]
         home.tls_others.mkdir(mode=0o700, exist_ok=True)
         write_private(_place(home, spare[0]), to_pem(spare[0], seed))
-    body = renewed_card(core.card, now, tls=(used, spare[0]))
-    card = make_card(body, chain=core.trust.own, issued=now, signer=vault.identity)
+    issued = issue_time(core.trust.own, now)
+    body = renewed_card(core.card, issued, tls=(used, spare[0]))
+    card = make_card(body, chain=core.trust.own, issued=issued, signer=vault.identity)
     core.add_statement(card)
     core.tls_changes += 1
     return card
@@ -164,7 +166,8 @@ def use(core: Core) -> Statement:
         KeystoreError: the disk is full; nothing was changed.
         BusyError: this node may sign no statement now.
     """
-    vault, home, now, tls = opened(core), core.home, core.clock.now(), core.card.tls
+    vault, home, tls = opened(core), core.home, core.card.tls
+    issued = issue_time(core.trust.own, core.clock.now())
     if len(tls) == 1:
         raise ConflictError(
             "no new certificate is on the card", fix="announce one: picket keys rotate-tls"
@@ -176,14 +179,14 @@ def use(core: Core) -> Statement:
     pem = read_private(held.files[tls[-1]], what="the TLS key", max_bytes=_MAX_PEM)
     if held.used != tls[-1]:
         _keep(home, held.used)
-    body = renewed_card(core.card, now, tls=(tls[-1],))
-    card = make_card(body, chain=core.trust.own, issued=now, signer=vault.identity)
+    body = renewed_card(core.card, issued, tls=(tls[-1],))
+    card = make_card(body, chain=core.trust.own, issued=issued, signer=vault.identity)
     try:
         write_private(keyfiles.next_of(home.tls_pem), pem)
         write_private(keyfiles.next_of(home.service_key), _service_with(home, seed_of(pem)))
         core.statements.add_own(card, also=lambda: keyfiles.note(home, core.store))
     except BaseException:
-        keyfiles.discard(home)
+        keyfiles.discard(home, core.store)
         raise
     keyfiles.finish(home, core.store)
     core.keys = replace(core.keys, tls_seed=seed_of(pem))

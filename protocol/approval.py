@@ -278,7 +278,7 @@ def _subject(kind: Kind, value: Value) -> Subject:
 
     match kind:
         case Kind.RAISE_TRUST:
-            return (octets(fields(1)[0], "subject.node_id", size=32),)
+            return _raised(array(value, "action.subject", minimum=1, maximum=4))
         case Kind.ROTATE_IDENTITY:
             array(value, "action.subject", minimum=1, maximum=limits.MAX_IDENTITY_KEYS)
             return tuple(octets(each, "subject.next", size=32) for each in items)
@@ -308,6 +308,22 @@ def _subject(kind: Kind, value: Value) -> Subject:
             return (wire,)
         case _:
             assert_never(kind)
+
+
+def _raised(items: list[Value]) -> Subject:
+    """Return whom to trust, how and by whom it was compared, and what recoveries are confirmed.
+
+    What an older version asked names the node alone.
+    """
+    node_id = octets(items[0], "subject.node_id", size=32)
+    match items[1:]:
+        case []:
+            return (node_id,)
+        case [method, by, *recoveries]:
+            digests = [octets(each, "subject.recoveries", size=32) for each in recoveries]
+            return (node_id, text(method, "subject.method"), text(by, "subject.by"), *digests)
+        case _:
+            raise DecodeError("action.subject says how it was compared, but not by whom")
 
 
 def _any_text(value: Value, field: str, maximum: int) -> str:

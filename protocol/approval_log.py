@@ -106,7 +106,16 @@ class Refused:
     detail: str
 
 
-What: TypeAlias = FirstPolicy | NextPolicy | ResetPolicy | Asked | Voted | Used | Refused
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """The paper code replaced the identity, without votes: *digest* is that of the statement."""
+
+    digest: bytes
+
+
+What: TypeAlias = (
+    FirstPolicy | NextPolicy | ResetPolicy | Asked | Voted | Used | Refused | Recovered
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +159,8 @@ def _fields(what: What) -> tuple[str, list[object]]:
             return "voted", [vote.wire]
         case Used(digest):
             return "used", [digest]
+        case Recovered(digest):
+            return "recovered", [digest]
         case Refused(digest, code, detail):
             return "refused", [digest or None, code, detail]
         case _:
@@ -205,6 +216,8 @@ def _what(word: str, value: Value) -> What:
             return Voted(parse_vote(wire))
         case "used":
             return Used(octets(fields(1)[0], "act.digest", size=32))
+        case "recovered":
+            return Recovered(octets(fields(1)[0], "act.digest", size=32))
         case "refused":
             digest, code, detail = fields(3)
             about = b"" if digest is None else octets(digest, "act.digest", size=32)
@@ -323,7 +336,7 @@ class Ledger:
                 if request.action.kind is Kind.CHANGE_POLICY:
                     raise UntrustedKeyError("a change of the policy was used, and none was set")
                 return self._with(replace(request, used=True))
-            case Refused():
+            case Refused() | Recovered():
                 return self
             case _:
                 assert_never(act.what)

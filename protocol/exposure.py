@@ -23,6 +23,7 @@ from protocol.errors import (
     AudienceError,
     DecodeError,
     PeerError,
+    QuotaError,
     StatementError,
     UnknownCardError,
     UntrustedKeyError,
@@ -34,8 +35,9 @@ from protocol.statement import Card
 
 VERSION: Final = 1
 LABEL: Final = "exposed"
-BLAMELESS: Final = (UnknownCardError, UntrustedKeyError)
-"""Refusals that an honest peer can meet: a card is on its way, or was taken back."""
+BLAMELESS: Final = (UnknownCardError, UntrustedKeyError, QuotaError)
+"""Refusals that an honest peer can meet: a card is on its way, or was taken back, or it has much
+to say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,8 +298,10 @@ MAX_EXPOSED: Final = 1_024
 """Envelopes that one record of a lost key names."""
 MAX_EXPOSURE: Final = 40 * 1024
 """That record: 1,024 ids of 34 bytes, four other ids and five numbers."""
-MAX_EXPOSURES_KEPT: Final = 4_096
-"""Records of lost keys that are kept of one peer: four million envelopes."""
+MAX_EXPOSURES_KEPT: Final = 64
+"""Records of lost keys that are kept of one peer: 65,536 envelopes."""
+EXPOSED_PER_CHECK: Final = 32
+"""Envelopes in such a record that cost its holder as much of its quota as one signature."""
 MAX_SUSPENSIONS_TOLD: Final = 64
 """Suspensions that are passed on when a link opens."""
 POSSESSION_PATIENCE_MS: Final = 86_400_000
@@ -394,6 +396,8 @@ MAX_LIST_ROWS: Final = 200
 """Rows of a reference list in one record; of a longer list there are several parts."""
 MAX_IMPORTED_ROWS: Final = 2_000
 """Rows of a list that an authority imports for itself; the special surveillance list has dozens."""
+MAX_FIGURES: Final = 2_000
+"""Incidents, the newest, over which figures are made at once: some half second of work."""
 MAX_LIST_FIELDS: Final = 32
 """Fields of one such row."""
 MAX_LIST_PARTS: Final = 100

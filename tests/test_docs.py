@@ -26,8 +26,10 @@ from node import (
     calls,
     follow_up,
     keydesk,
+    list_updates,
     locking,
     logview,
+    own_dates,
     pairing,
     peer_clocks,
     record_views,
@@ -130,8 +132,9 @@ def test_every_notice_is_documented() -> None:
     given |= notices_of(keydesk.__file__) | notices_of(signer_client.__file__)
     given |= notices_of(pairing.__file__) | notices_of(recording.__file__)
     given |= notices_of(peer_clocks.__file__) | notices_of(approval_desk.__file__)
-    given |= notices_of(retention.__file__)
+    given |= notices_of(retention.__file__) | notices_of(own_dates.__file__)
     given |= notices_of(follow_up.__file__) | notices_of(record_views.__file__)
+    given |= notices_of(list_updates.__file__)
     table = rows(section(OPERATING, "### Notices in status"))
     notices = [coded(row[0])[0] for row in table if row[0] != "code"]
     documented = notices[: notices.index("connect-failed")]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -29,8 +32,11 @@ from node.cli.terminal import (
 )
 from node.client import Client
 from node.words import counted
+from protocol.errors import OperatorError
 
 _FEW: Final = 8
+_LINE: Final = 100
+_NARROWEST: Final = 40
 _MAX_CODE: Final = 4_096
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 CodeFile = Annotated[
@@ -77,12 +83,12 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     if seen["misused"]:
         show("! Somebody else signed with this node's identity key: picket keys recover")
     show(f"Card      number {seen['card']['number']}, ends {utc(seen['card']['expires'])}")
-    table(
-        ("KEY", "SINCE", "NEXT DUE", "BY ITSELF", "YOU"),
-        [_key_row(key) for key in seen["keys"]],
-    )
+    table(("KEY", "SINCE", "NEXT DUE"), [_key_row(key) for key in seen["keys"]])
+    for line in _key_notes(seen["keys"]):
+        show(line)
     if seen["old_sealing_keys"]:
-        show(f"{seen['old_sealing_keys']} older sealing keys are kept for what is on its way")
+        old = counted(seen["old_sealing_keys"], "older sealing key is", "older sealing keys are")
+        show(f"{old} kept for what is on its way")
     if seen["tls_waits_for"]:
         names = ", ".join(map(plain, seen["tls_waits_for"]))
         show(f"The new certificate is used once these were linked, or after a week: {names}")
@@ -95,9 +101,20 @@ def status(context: typer.Context, as_json: Json = False) -> None:
 def _key_row(key: dict[str, Any]) -> tuple[str, ...]:
     until = "-" if key["until"] is None else utc(key["until"])
     mark = "! " if key["due"] else ""
-    return (
-        key["purpose"], utc(key["since"]), mark + until, key["itself"] or "-", key["person"] or "-",
-    )  # fmt: skip
+    return key["purpose"], utc(key["since"]), mark + until
+
+
+def _key_notes(keys: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield in whole lines what happens to which keys by itself, and what a person has to do."""
+    purposes: dict[str, list[str]] = {}
+    for key in keys:
+        said = [key["itself"]] * bool(key["itself"]) + [f"you: {key['person'] or 'nothing'}"]
+        purposes.setdefault("; ".join(said), []).append(key["purpose"])
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _LINE
+    for said_of, names in purposes.items():
+        yield from textwrap.wrap(
+            f"{', '.join(names)}: {said_of}", max(width, _NARROWEST), subsequent_indent="  "
+        )
 
 
 def rotate_identity(
@@ -119,8 +136,9 @@ def rotate_identity(
     if as_json:
         show_json(seen)
         return
-    show("The next identity key is in force. Destroy the paper with the code that you used.")
-    say(f"Print {seen['recovery_sheet']}, lock the paper away, then delete the file.")
+    show("The next identity key is in force.")
+    show(f"1. Print {seen['recovery_sheet']}, lock the paper away, then delete the file.")
+    show("2. Destroy the paper with the code that you used: it stands for the key in use now.")
 
 
 def rotate_seal(context: typer.Context, as_json: Json = False) -> None:
@@ -303,9 +321,41 @@ def recover(  # noqa: PLR0917  typer binds a command's parameters by name
             after=after or None,
         )  # fmt: skip
     show("The identity is taken back; all keys are new.")
-    say("Destroy the paper with the code that you used: it stands for the key in use now.")
-    say(f"Print {done.recovery_sheet}, lock the paper away, then delete the file.")
-    say("Start the node, and send its new card to your peers: picket keys card --out my.card")
+    say(f"1. Print {done.recovery_sheet}, lock the paper away, then delete the file.")
+    say("2. Destroy the paper with the code that you used: it stands for the key in use now.")
+    say(f"3. {_new_passphrase(chosen.home, passphrase_file)}")
+    say("4. Start the node, and send its new card to your peers: picket keys card --out my.card")
+    if card is not None and not listen:
+        _say_where_it_listens(chosen.home)
+
+
+def _new_passphrase(home: Path, given: Path | None) -> str:
+    """Return what is to be done where the service gets its passphrase; *given* has the new one."""
+    from node.config import load_config  # noqa: PLC0415
+    from node.home import Home  # noqa: PLC0415
+
+    put = "Put the new passphrase where the service gets it, or it starts locked"
+    try:
+        file = load_config(Home(home)).keystore.passphrase_file
+    except OperatorError:
+        file = ""  # the passphrase is changed all the same
+    if file and given is not None and Path(file) == given.absolute():
+        return f"The service finds the new passphrase in {file} (keystore.passphrase_file)"
+    if file:
+        return f"{put}: the file {file} (keystore.passphrase_file)"
+    return f"{put}: its credential picket-passphrase, if it has one"
+
+
+def _say_where_it_listens(home: Path) -> None:
+    """Say where a node on a new machine listens, if its card names an address."""
+    from node.config import load_config  # noqa: PLC0415
+    from node.home import Home  # noqa: PLC0415
+
+    peer = load_config(Home(home)).peer
+    if peer.endpoints:
+        where = f"listens on {peer.listen}" if peer.listen else "does not listen"
+        say(f"Its card says that peers reach it at {', '.join(map(plain, peer.endpoints))}.")
+        say(f"It {where}. If nothing leads there: peer.listen and peer.endpoints in picket.toml")
 
 
 def revoke(
@@ -348,7 +398,7 @@ def passphrase(
     body = {"old": old.decode(), "new": new.decode()}
     call(context, "POST", "/api/v1/keys/passphrase", body)
     show("The passphrase is changed.")
-    say("If the node finds its passphrase in a file, put the new one there.")
+    say(_new_passphrase(chosen.home, passphrase_file))
 
 
 # --- peers -----------------------------------------------------------------------------------

@@ -11,7 +11,22 @@ from urllib.parse import quote, urlencode
 
 import typer
 
-from node.cli.terminal import Exit, call, fail, plain, read_text, say, show, show_json, table, utc
+from node.cli.releasing import Yes, done, release
+from node.cli.terminal import (
+    Exit,
+    call,
+    confirm,
+    fail,
+    plain,
+    read_text,
+    say,
+    show,
+    show_json,
+    state,
+    table,
+    utc,
+)
+from node.clock import SystemClock, rfc3339
 from node.words import counted
 
 app = typer.Typer(
@@ -45,7 +60,7 @@ def status(context: typer.Context, as_json: Json = False) -> None:
     ]
     table(("LIST", "VERSION", "ROWS", "ORIGIN", "SOURCE"), rows)
     for each in seen["items"]:
-        if doubtful := each.get("somewith_unchecked_fields"):
+        if doubtful := each.get("rows_with_unchecked_fields"):
             some = counted(doubtful, "row")
             say(f"{each['name']}: as of {each['as_of']}; {some} with fields that no second source "
                 "was found for.")  # fmt: skip
@@ -173,3 +188,110 @@ def remove(context: typer.Context, name: Name, as_json: Json = False) -> None:
         show_json(seen)
         return
     show(f"{plain(seen['name'])} is deleted.")
+
+
+# --- updates of peers ------------------------------------------------------------------------
+Proposal = Annotated[str, typer.Argument(metavar="ID", help="As picket lists proposals names it.")]
+
+
+def _update(proposal: str, verb: str = "") -> str:
+    return f"/api/v1/list-updates/{quote(proposal, safe='')}" + (f"/{verb}" if verb else "")
+
+
+@app.command()
+def proposals(context: typer.Context, as_json: Json = False) -> None:
+    """List versions of lists that peers propose. Nothing is taken by itself."""
+    seen = call(context, "GET", "/api/v1/list-updates", needs_keys=True)
+    if as_json:
+        show_json(seen)
+        return
+    for each in seen["items"]:
+        _proposed(each)
+    if not seen["items"]:
+        show("Nothing is proposed.")
+
+
+@app.command("show-update")
+def show_update(context: typer.Context, proposal: Proposal, as_json: Json = False) -> None:
+    """Show a proposed version: what it brings, changes and leaves out, and its rows."""
+    seen = call(context, "GET", _update(proposal), needs_keys=True)
+    if as_json:
+        show_json(seen)
+        return
+    _proposed(seen)
+    for what in ("new", "changed", "gone"):
+        for key in seen[what]:
+            show(f"  {what}: {plain(key)}")
+    for row in seen["items"]:
+        days = " to ".join(row.get(name, "...") for name in ("since", "until") if name in row)
+        fields = ", ".join(f"{name} {text}" for name, text in row["fields"].items())
+        show(plain(f"{row['key']}: {fields}" + (f" ({days})" if days else "")))
+
+
+def _proposed(row: dict[str, Any]) -> None:
+    show(f"{plain(row['id'])}: {counted(row['rows'], 'row')}, {len(row['new'])} new, "
+         f"{len(row['changed'])} changed, {len(row['gone'])} gone")  # fmt: skip
+    show(f"  from {plain(row['effective'])}, {plain(row['source'])}")
+    if row["refused"] is not None:
+        say(f"  It cannot be taken: {plain(row['refused'])}")
+
+
+@app.command()
+def accept(
+    context: typer.Context, proposal: Proposal, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Take a proposed version; picket lists remove gives it up again."""
+    seen = call(context, "GET", _update(proposal), needs_keys=True)
+    if not as_json:
+        _proposed(seen)
+    if not yes and not confirm(state(context), "Take it?", "--yes"):
+        fail("nothing was taken", Exit.REFUSED)
+    seen = call(context, "POST", _update(proposal, "accept"), {}, needs_keys=True)
+    if as_json:
+        show_json(seen)
+    else:
+        show(f"{plain(seen['name'])} {seen['version']} of {plain(seen['peer'])} is taken.")
+
+
+@app.command()
+def ignore(context: typer.Context, proposal: Proposal, as_json: Json = False) -> None:
+    """Show a proposed version no more; a newer one is shown again."""
+    seen = call(context, "POST", _update(proposal, "ignore"), {}, needs_keys=True)
+    if as_json:
+        show_json(seen)
+    else:
+        show("It is not shown again.")
+
+
+@app.command()
+def propose(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(readable=False, help="CSV or JSON, or - for input.")],
+    to: Annotated[list[str], typer.Option("--to", help="Who gets it, or all; repeat it.")],
+    version: Annotated[int, typer.Option(min=1, help="A number, higher than the last.")],
+    *,
+    name: Annotated[str, typer.Option(help="Name of the list.")] = "substances",
+    source: Annotated[str, typer.Option(help="What it rests on.")] = "",
+    effective: Annotated[str, typer.Option(help="From when it holds, as 2026-03-01.")] = "",
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Propose a whole version of a list to peers; each of them decides whether to take it.
+
+    Columns: key (for substances their id) or name, since, until, and any others.
+    """
+    given = _someof(read_text(file))
+    body = {
+        "name": name, "version": version, "rows": list(map(_list_row, given["rows"])), "to": to,
+        "effective": effective or rfc3339(SystemClock().now())[:10],
+        "source": source or str(given.get("source", "")) or file.name,
+    }  # fmt: skip
+    seen = release(context, "/list-updates", body, yes=yes, as_json=as_json)
+    done(seen, f"Version {version} of {plain(name)} is proposed.", as_json=as_json)
+
+
+def _list_row(row: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in row.items() if value not in {"", None}}
+    key = rest.pop("key", None) or rest.pop("id", None) or rest.get("name")
+    days: dict[str, Any] = {name: rest.pop(name) for name in ("since", "until") if name in rest}
+    return {"key": key, **days, "fields": rest}

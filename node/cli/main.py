@@ -381,6 +381,9 @@ def peers_approve(
     if level not in {"observe", "relay", "share"}:
         usage(f"--level {level!r} is none of: observe, relay, share")
     row = call(context, "GET", _peer_path(peer))
+    if row["level"] in {"held", "frozen", "revoked"}:
+        # It is refused with the reason: nobody should read 60 digits for that.
+        call(context, "POST", _peer_path(peer, "/approve"), {"level": level, "by": by})
     if not safety_number and is_lower(Level(level), than=Level(row["level"])):
         body = {"level": level, "by": by or ask(chosen, "Your name", "--by")}
         say(f"{plain(row['name'])} is at level {row['level']}. At {level} {_LOWERED[level]}.")

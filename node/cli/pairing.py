@@ -25,6 +25,7 @@ from node.cli.terminal import (
     write_new,
 )
 from node.lookalikes import quoted
+from protocol import limits
 from protocol.errors import LinkError, PeerError
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -37,6 +38,7 @@ Caller = Annotated[
 ]
 Name = Annotated[str, typer.Option(help="What to call it here.")]
 _PICTURES = {".svg": "svg", ".png": "png"}
+_MAX_CARD = limits.MAX_REQUEST * 15 // 16
 _BEGIN_INTRODUCTION = "-----BEGIN PICKET INTRODUCTION-----"
 _SCHEMES = ("wss://", "https://", "picket-card:")
 _SCALE = 6
@@ -121,7 +123,7 @@ def add(
 ) -> None:
     """Add a peer by its card. Nothing is shared with it before you approve it."""
     given = card.strip()
-    text = given if given.startswith(_SCHEMES) else read_text(Path(card))
+    text = given if given.startswith(_SCHEMES) else read_text(Path(card), maximum=_MAX_CARD)
     if text.strip().startswith(_BEGIN_INTRODUCTION):
         _introduced(context, text, as_json=as_json)
         return
@@ -136,8 +138,18 @@ def add(
     if source is not None:
         say(f"Fetched from {source}. That proves nothing of who it is: compare the number first.")
     show(f"{plain(peer['name'])} ({peer['country']}) is known, at level {peer['level']}.")
+    if peer["level"] == "held":
+        say("It says that it has recovered its identity. Call it on a number that you know.")
+    if peer["level"] == "revoked":
+        say("It has revoked its identity: ask for the card of its new node.")
+        return
     show_number(peer)
-    say(f"Then: picket peers approve {named(peer['name'])}")
+    if peer["level"] in {"pinned", "held"}:
+        say(f"Then: picket peers {_next_verb(peer)} {named(peer['name'])}")
+
+
+def _next_verb(peer: Any) -> str:  # noqa: ANN401  JSON
+    return "confirm" if peer["level"] == "held" else "approve"
 
 
 def _fetched(context: typer.Context, text: str) -> tuple[str, str]:
@@ -233,7 +245,7 @@ def number(
     elif same:
         show(f"It is the number with {plain(row['name'])}: the right node.")
         method = f"--method in-person --safety-number {digits}"
-        say(f"To trust it: picket peers approve {named(row['name'])} {method}")
+        say(f"To trust it: picket peers {_next_verb(row)} {named(row['name'])} {method}")
     elif same is None and qr:
         _show_qr(NUMBER_SCHEME + digits, None, force=False)
         say("The other side scans it, and compares: picket peers number NAME --scanned TEXT")

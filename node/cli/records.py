@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import typer
 
@@ -20,6 +21,7 @@ from node.cli.releasing import (
     change_words,
     done,
     json_object,
+    moment,
     release,
     seconds_words,
     text_of,
@@ -402,10 +404,51 @@ def _outstanding(row: Row) -> str:
     return "; ".join(left) or "nothing"
 
 
+# --- figures ---------------------------------------------------------------------------------
+def figures(
+    context: typer.Context,
+    *,
+    since: Annotated[str, typer.Option(help="Detected from then on, such as 90d.")] = "",
+    by_authority: Annotated[
+        bool, typer.Option("--by-authority", help="Also for each authority, by name.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show how complete and how quick reports are: all, those of this node, and those received."""
+    query = {"by_authority": "yes" if by_authority else "no"}
+    if since:
+        query["since"] = moment(since, "--since", ends=False, past=True)
+    seen = call(context, "GET", f"/api/v1/figures?{urlencode(query)}", needs_keys=True)
+    if as_json:
+        show_json(seen)
+        return
+    rows = [(name, seen[name]) for name in ("all", "own", "received")]
+    rows += [(each["authority"], each) for each in seen.get("by_authority", ())]
+    table(
+        ("", "INCIDENTS", "SCORE (MEDIAN OF 8)", "ACTIONABLE", "SHARED IN (MEDIAN)", "9 OF 10 IN"),
+        [
+            (name, each["incidents"], each["median_score"] or "-", _share_words(each),
+             seconds_words(each["time_to_share_s"]["median"]),
+             seconds_words(each["time_to_share_s"]["p90"]))
+            for name, each in rows
+        ],
+    )  # fmt: skip
+    say("Actionable: with a route, a contact and one thing more to act on.")
+    if seen["left_out"]:
+        say(f"Left out, as the first report is not here: {seen['left_out']}")
+    if seen["more"]:
+        say("Only the newest are counted: narrow it with --since")
+
+
+def _share_words(row: Row) -> str:
+    share = row["actionable_share"]
+    return "-" if share is None else f"{int(Decimal(share) * 100)} % ({row['actionable']})"
+
+
 def register(incidents: typer.Typer) -> None:
     """Add what stands among the commands about incidents."""
     for name, command in (
         ("amend", amend), ("retract", retract), ("history", history), ("ack", ack),
-        ("board", board), ("thread", thread), ("say", say_), ("link", link),
+        ("board", board), ("figures", figures), ("thread", thread), ("say", say_), ("link", link),
     ):  # fmt: skip
         incidents.command(name)(command)

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode
 
 import typer
 
-from node.cli.terminal import call, plain, say, show, show_json, table, utc
+from node.cli.releasing import Yes, audience, done
+from node.cli.terminal import (
+    Exit,
+    call,
+    confirm,
+    fail,
+    plain,
+    say,
+    show,
+    show_json,
+    state,
+    table,
+    utc,
+)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Candidate = Annotated[str, typer.Argument(metavar="CANDIDATE", help="As the list names it.")]
@@ -109,6 +123,44 @@ def links_dismiss(context: typer.Context, candidate: Candidate, as_json: Json = 
 def links_reopen(context: typer.Context, candidate: Candidate, as_json: Json = False) -> None:
     """Take back that two incidents do not belong together."""
     _decide(context, candidate, "reopen", "They are shown again.", as_json=as_json)
+
+
+@app.command("confirm")
+def links_confirm(
+    context: typer.Context, candidate: Candidate, yes: Yes = False, as_json: Json = False
+) -> None:
+    """Say that two incidents belong together, to those alone who hold both."""
+    path = f"/api/v1/links/{quote(candidate, safe='')}/confirm"
+    preview = call(context, "POST", f"{path}/preview", {}, needs_keys=True)
+    if not as_json:
+        _pair(preview)
+    question = "Note it on this node?" if preview["local"] else "Release it to exactly these?"
+    if not yes and not confirm(state(context), question, "--yes"):
+        fail("nothing was released", Exit.REFUSED)
+    seen = call(context, "POST", path, {"digest": preview["digest"]}, needs_keys=True)
+    if seen["local"]:
+        done_here = "It is noted on this node; nobody was told."
+        show_json(seen) if as_json else show(done_here)
+    elif seen["new"]:
+        done(seen, "They belong together, and the holders are told.", as_json=as_json)
+    else:
+        told = f"It was released before, to {plain(seen['recipients'])}; nothing is sent again."
+        show_json(seen) if as_json else show(told)
+
+
+def _pair(preview: Mapping[str, Any]) -> None:
+    """Print both incidents, the reason, and who will and will not be told."""
+    pair = preview["candidate"]
+    for each in pair["incidents"]:
+        show(f"{each['ref']}  {plain(each['author'])}  {utc(each['detected_at'])}")
+        show(f"  {plain(each['summary_line'])}")
+    show(f"{pair['kind'].replace('_', ' ')}: {plain(pair['basis'])}")
+    if preview["local"]:
+        say("Nobody else who may receive it is known to hold both, so nobody is told.")
+    else:
+        audience(preview)
+    if preview["not_reached"]:
+        say(f"Holds both, but may not receive now: {plain(preview['not_reached'])}")
 
 
 def _decide(context: typer.Context, candidate: str, verb: str, told: str, *, as_json: bool) -> None:

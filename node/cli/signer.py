@@ -251,6 +251,12 @@ def run(  # noqa: PLR0917  typer binds a command's parameters by name
     key_label: KeyLabel = "picket-identity",
     message_label: MessageLabel = "",
     pin_file: PinFile = None,
+    sign_again: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Sign another key statement N: the node never kept the first one."
+        ),
+    ] = None,
 ) -> None:
     """Run the signer over the keys in DIR, until it is stopped.
 
@@ -275,6 +281,8 @@ def run(  # noqa: PLR0917  typer binds a command's parameters by name
         folder.absolute(), secret, clock=SystemClock(), place=place, pin=pin,
         labels=(key_label, message_label),
     ) as signer:  # fmt: skip
+        if sign_again is not None:
+            signer.sign_again(sign_again)
         serve(
             signer, socket.absolute(), uids=uids, ready=lambda: say(f"The signer is at {socket}.")
         )

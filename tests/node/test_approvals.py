@@ -15,6 +15,7 @@ import pytest
 
 from keys.fingerprint import format_code, safety_number
 from keys.identity import recovery_signer
+from keys.keystore import load
 from keys.operators import OperatorKey, format_line, new_operator
 from keys.trust import Level
 from node import api, ownkeys
@@ -53,7 +54,7 @@ from tests.node.factories import (
     pass_on,
 )
 from tests.node.test_cli import PASSPHRASE, REFUSED, UNVERIFIED, USAGE, fine, make, picket, told
-from tests.node.test_statements import CHEAP, FOLLOWING, offline
+from tests.node.test_statements import CHEAP, FOLLOWING, give, offline, recovery
 
 NAMES = ("Ana", "Bo", "Cleo")
 
@@ -100,13 +101,15 @@ def put(station: Station, keys: list[OperatorKey], required: int = 2) -> dict[st
     )
 
 
-def raise_birch(alder: Station, *, by: str = "A. Officer", who: str = OPERATOR) -> str:
+def raise_birch(
+    alder: Station, *, by: str = "A. Officer", method: str = "voice", who: str = OPERATOR
+) -> str:
     """Do what ``picket peers approve birch`` does; return the level that it has then."""
     core = alder.core
     birch = core.trust.find("birch")
     digits = safety_number(core.node_id, birch.node_id, network=core.trust.own.network)
     row = alder.service().approve_peer(
-        birch.name, level="share", safety_digits=digits, method="voice", by=by, who=who
+        birch.name, level="share", safety_digits=digits, method=method, by=by, who=who
     )
     return str(row["level"])
 
@@ -160,14 +163,18 @@ def test_without_a_policy_one_operator_does_everything(world: World) -> None:
 
 # --- asking, approving, doing ----------------------------------------------------------------
 def test_a_single_operator_is_refused_and_the_log_says_so(alder: Station) -> None:
-    with pytest.raises(ApprovalNeededError, match=r"2 more approvals.*0 of 2.*birch") as caught:
+    needs = (
+        r"birch.*needs 2 more approvals \(0 of 2 so far\); "
+        r"the request ends on \d+ [A-Z][a-z]{2} 2026 \d\d:\d\d UTC$"
+    )
+    with pytest.raises(ApprovalNeededError, match=needs) as caught:
         raise_birch(alder)
     called = waiting(alder)["digest"][:16]
     assert f"picket approve sign {called} --key FILE" in caught.value.fix
     assert level(alder) == "observe"
     assert types(alder) == ["FirstPolicy", "Asked"]
     with pytest.raises(ApprovalNeededError):
-        raise_birch(alder, by="somebody else")
+        raise_birch(alder)
     assert waiting(alder)["digest"][:16] == called, "asking again asks for the same"
     assert types(alder) == ["FirstPolicy", "Asked", TOO_FEW]
 
@@ -176,7 +183,7 @@ def test_two_of_three_approve_and_it_is_done_once(alder: Station, keys: list[Ope
     with pytest.raises(ApprovalNeededError):
         raise_birch(alder)
     sign(alder, keys[0])
-    with pytest.raises(ApprovalNeededError, match=r"1 more approval is.*1 of 2"):
+    with pytest.raises(ApprovalNeededError, match=r"needs 1 more approval \(1 of 2"):
         raise_birch(alder)
     sign(alder, keys[2])
     assert waiting(alder)["missing"] == 0
@@ -205,8 +212,84 @@ def test_an_approval_is_for_nothing_and_nobody_else(
     assert raise_birch(alder) == "share"
 
 
-def waiting_subject(alder: Station) -> tuple[bytes]:
-    return (alder.core.trust.find("birch").node_id,)
+def waiting_subject(alder: Station) -> tuple[bytes | str, ...]:
+    return (alder.core.trust.find("birch").node_id, "voice", "A. Officer")
+
+
+def test_an_approval_covers_how_and_by_whom_it_was_compared(
+    alder: Station, keys: list[OperatorKey]
+) -> None:
+    with pytest.raises(ApprovalNeededError):
+        raise_birch(alder)
+    row = waiting(alder)
+    assert row["what"] == "raise the trust of birch to share, as A. Officer compared it (voice)"
+    assert {"label": "compared by", "text": "A. Officer"} in row["details"]
+    approve(alder, keys[0], keys[1])
+    for changed in ({"by": "Other"}, {"method": "in-person"}):
+        with pytest.raises(ApprovalNeededError, match="0 of 2"):
+            raise_birch(alder, **changed)
+        assert level(alder) == "observe"
+    assert raise_birch(alder) == "share"
+
+
+def test_confirming_a_recovery_back_to_share_needs_approvals(
+    world: World, keys: list[OperatorKey]
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    put(alder, keys)
+    alder.core.statements.hold_ms = 0
+    first = recovery(birch)
+    give(alder, *first)
+    with pytest.raises(ApprovalNeededError, match=r"confirm the recovery of birch.*0 of 2"):
+        confirm_birch(alder)
+    assert level(alder) == "held"
+    assert alder.core.statements.pending()[0].confirmed_by is None
+    approve(alder, keys[0], keys[1])
+    with pytest.raises(ApprovalNeededError):
+        confirm_birch(alder, by="Other")
+    assert level(alder) == "held"
+    assert confirm_birch(alder) is True
+    assert level(alder) == "share"
+    assert types(alder)[-1] == "Used"
+    alder.core.verify()
+
+
+def test_confirming_a_recovery_to_less_than_share_needs_none(alder: Station, world: World) -> None:
+    alder.core.statements.hold_ms = 0
+    give(alder, *recovery(world["birch"]))
+    assert confirm_birch(alder) is True
+    assert level(alder) == "observe"
+
+
+def test_a_recovery_by_paper_needs_no_votes_and_stands_among_the_approvals(
+    alder: Station, keys: list[OperatorKey]
+) -> None:
+    with pytest.raises(ApprovalNeededError):
+        raise_birch(alder)
+    ownkeys.recover(
+        alder.core, code=offline(alder).recovery, following=FOLLOWING, sheet="sheet\n",
+        passphrase=b"another passphrase", old=alder.secrets, params=CHEAP,
+    )  # fmt: skip
+    alder.close()
+    alder.secrets = load(alder.home.keystore, b"another passphrase")
+    alder.open()
+    acts = [row["act"] for row in alder.service().approvals.history(1)["items"]]
+    assert acts == ["identity RECOVERED by the paper code, without approvals"]
+    assert types(alder) == ["FirstPolicy", "Asked", "Recovered"]
+    alder.core.approvals.verify()
+    alder.core.verify()
+    with pytest.raises(ApprovalNeededError, match="0 of 2"):
+        raise_birch(alder)
+    approve(alder, keys[0], keys[1])
+    assert raise_birch(alder) == "share", "the policy stands, and the records go on"
+
+
+def confirm_birch(alder: Station, *, by: str = "A. Officer") -> bool:
+    core = alder.core
+    birch = core.trust.find("birch")
+    digits = safety_number(core.node_id, birch.node_id, network=core.trust.own.network)
+    done = alder.service().keys.confirm(birch, digits=digits, method="voice", by=by)
+    return bool(done["counts"])
 
 
 def test_an_approval_ends_after_a_week(alder: Station, keys: list[OperatorKey]) -> None:
@@ -717,7 +800,7 @@ def test_the_status_says_what_waits(alder: Station, keys: list[OperatorKey]) -> 
         raise_birch(alder)
     sign(alder, keys[0])
     notice = alder.notices()["approval-pending"]
-    assert notice.startswith("1 of 2 approvals to raise the trust of birch to share, until 2026-")
+    assert notice.startswith("1 of 2 approvals to raise the trust of birch to share, as A. Officer")
 
 
 def test_the_history_tells_it_in_words(alder: Station, keys: list[OperatorKey]) -> None:
@@ -729,7 +812,8 @@ def test_the_history_tells_it_in_words(alder: Station, keys: list[OperatorKey]) 
     called = acts[0].removeprefix("done ")
     assert acts == [
         f"done {called}", f"Bo approved {called}", f"Ana approved {called}",
-        f"asked {called}: raise the trust of birch to share", "policy set: 2 of 3: Ana, Bo, Cleo",
+        f"asked {called}: raise the trust of birch to share, as A. Officer compared it (voice)",
+        "policy set: 2 of 3: Ana, Bo, Cleo",
     ]  # fmt: skip
 
 

@@ -207,7 +207,10 @@ def test_a_caller_is_named_by_its_id_and_by_nothing_it_says(alder: Station) -> N
     for text in ("Egret", "", "A", the_caller(alder)[:6], "ZZZZZZZ"):
         with pytest.raises(NotFoundError):
             pairing.accept(text, None)
-    assert pairing.accept(the_caller(alder).lower(), "egret")["name"] == "egret"
+    key = the_caller(alder).lower()
+    assert pairing.accept(key, "egret")["name"] == "egret"
+    with pytest.raises(ConflictError, match="a peer already, at level pinned"):
+        pairing.accept(key, None)
 
 
 # --- ignore, later ---------------------------------------------------------------------------

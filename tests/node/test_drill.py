@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from node import ownkeys
+from node import drill, ownkeys
+from node.clock import rfc3339
 from node.drill import own_sealing, parse_moment
 from protocol import exposure, limits
 from protocol.errors import (
@@ -16,8 +17,10 @@ from protocol.errors import (
     LockedError,
     NotFoundError,
     PeerError,
+    QuotaError,
     RequestError,
     SignatureError,
+    StatementError,
     StoreError,
     UnknownCardError,
     UntrustedKeyError,
@@ -307,10 +310,101 @@ def test_of_what_it_names_only_what_this_node_gave_it_is_shown(world: World, web
     alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
     not_for_birch = alder.release(1, cedar)
     web.pump()
-    assert alder.core.exposures.take(said(birch, alder, not_for_birch))
+    assert not alder.core.exposures.take(said(birch, alder, not_for_birch)), "nothing to keep"
+    assert not items(alder, "in") and "exposed-there" not in alder.notices()
+    mine = alder.release(2, birch)
+    both = tuple(sorted((not_for_birch, mine)))
+    assert alder.core.exposures.take(said(birch, alder, mine, envelope_ids=both))
     (row,) = items(alder, "in")
-    assert (row["envelopes"], row["known"], row["refs"]) == (1, 0, [])
+    assert (row["envelopes"], row["known"], row["ids"]) == (2, 1, [mine.hex()])
     assert acts(alder, not_for_birch) == []
+
+
+def test_a_flood_of_invented_ids_leaves_nothing(world: World, web: Web) -> None:
+    alder, birch = world["alder"], world["birch"]
+    mine = alder.release(1, birch)
+    for n in range(3):
+        invented = tuple((n * 2_000 + at).to_bytes(32, "big") for at in range(limits.MAX_EXPOSED))
+        assert not alder.core.exposures.take(said(birch, alder, mine, envelope_ids=invented))
+    assert not items(alder, "in") and acts(alder, mine) == []
+    for n in range(3):  # nor does saying the same thing over and over
+        fresh = alder.core.exposures.take(said(birch, alder, mine, issued=n))
+        assert fresh == (n == 0)
+    assert len(items(alder, "in")) == 1
+    assert [what for what, _ in acts(alder, mine)].count("exposed-there") == 1
+
+
+def test_records_of_a_peer_are_bounded(
+    world: World, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    ids = [alder.release(n, birch) for n in (1, 2, 3)]
+    monkeypatch.setattr(limits, "MAX_EXPOSURES_KEPT", 2)
+    for each in ids[:2]:
+        assert alder.core.exposures.take(said(birch, alder, each))
+    with pytest.raises(QuotaError):
+        alder.core.exposures.take(said(birch, alder, ids[2]))
+    assert len(items(alder, "in")) == 2
+
+
+def test_a_key_that_was_never_on_a_card_of_the_peer_is_refused(world: World, web: Web) -> None:
+    alder, birch = world["alder"], world["birch"]
+    mine = alder.release(1, birch)
+    with pytest.raises(StatementError, match="no card"):
+        alder.core.exposures.take(said(birch, alder, mine, ekid=bytes(32)))
+    assert not items(alder, "in")
+
+
+def test_a_key_whose_card_has_shrunk_is_known_by_what_was_sealed_to_it(
+    world: World, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    mine = alder.release(1, birch)
+    monkeypatch.setattr(drill, "own_sealing", lambda _: ())
+    assert alder.core.exposures.take(said(birch, alder, mine))
+
+
+def test_status_does_not_go_through_the_records_each_time(
+    world: World, web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    first, second = alder.release(1, birch), alder.release(2, birch)
+    looked: list[object] = []
+    whole = alder.core.exposures._ours
+
+    def watched(it: exposure.Exposure) -> list[bytes]:
+        looked.append(it)
+        return whole(it)
+
+    monkeypatch.setattr(alder.core.exposures, "_ours", watched)
+    alder.core.exposures.take(said(birch, alder, first))
+    assert "read 1 message " in alder.notices()["exposed-there"]
+    before = len(looked)
+    assert "read 1 message " in alder.notices()["exposed-there"]
+    assert len(looked) == before
+    alder.core.exposures.take(said(birch, alder, second))
+    assert "read 2 messages " in alder.notices()["exposed-there"]
+
+
+# --- a second call ---------------------------------------------------------------------------
+def test_a_second_call_by_day_counts_the_new_key_not_as_lost(world: World, web: Web) -> None:
+    alder, birch = world["alder"], world["birch"]
+    alder.release(1, birch)
+    web.pump()
+    world.clock.advance(MINUTE)
+    assert tell(birch, since=DAY_OF_LOSS)["new_key"]
+    new = birch.core.card.seal
+    for _ in range(2):
+        world.clock.advance(DAY)
+        again = tell(birch, since=DAY_OF_LOSS)
+        assert (again["new_key"], again["records"]) == (False, 0)
+    assert birch.core.card.seal == new
+    # A later loss is another one, and so is the same one if a person says that it went on.
+    seen = birch.service().keys.exposed(key="", since=DAY_OF_LOSS, until="2099-01-01")
+    assert new[0].ekid.hex() in {key["key"] for key in seen["keys"]}
+    later = rfc3339(world.clock.now())[:16] + "Z"
+    assert tell(birch, since=later)["new_key"]
+    assert birch.core.card.seal != new
 
 
 def test_many_messages_are_told_in_several_records() -> None:

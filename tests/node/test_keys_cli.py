@@ -13,6 +13,7 @@ from keys.fingerprint import parse_code
 from keys.identity import load_vault, recovery_signer
 from keys.keystore import load
 from node.client import Client
+from node.config import load_config
 from node.home import Home
 from tests.node.test_cli import PASSPHRASE, REFUSED, USAGE, Done, fine, make, picket, told
 
@@ -62,9 +63,11 @@ def test_rotate_identity_asks_for_the_code_and_leaves_a_new_sheet(home: Path) ->
     assert kinds(home) == ["inception", "card"]
     done = picket(home, "keys", "rotate-identity", "--code-file", str(folder / "recovery"),
                   "--passphrase-file", str(folder / "old"))  # fmt: skip
-    assert "Destroy the paper" in fine(done)
+    said = fine(done)
+    assert said.index("1. Print") < said.index("2. Destroy the paper"), "never without a valid code"
     assert kinds(home) == ["inception", "card", "rotate", "card"]
     sheet = Home(home).recovery_sheet.read_text()
+    assert sheet.index("Print this sheet") < sheet.index("destroy the recovery codes")
     (code,) = _CODE.findall(sheet)
     assert code != (folder / "recovery").read_text().strip()
     assert "REVOCATION CODE" in sheet
@@ -73,6 +76,39 @@ def test_rotate_identity_asks_for_the_code_and_leaves_a_new_sheet(home: Path) ->
     assert vault.identity.public == recovery_signer(paper).public
     fine(picket(home, "log", "verify"))
     assert not [p for p in home.iterdir() if p.name.endswith(".next")]
+
+
+def test_status_tells_in_whole_lines_what_a_person_has_to_do(home: Path) -> None:
+    said = fine(picket(home, "keys", "status"))
+    lines = said.splitlines()
+    assert max(map(len, lines)) <= 100
+    assert "identity: you: every two years: picket keys rotate-identity" in lines
+    whole = " ".join(said.split())
+    assert "days after the last use; you: keep the node unlocked" in whole
+    assert whole.count("only if it was lost: picket keys recover") == 1
+
+
+def test_a_file_that_is_too_long_for_a_card_is_the_wrong_file(home: Path) -> None:
+    path = home.parent / "big.card"
+    path.write_bytes(b"x" * 300_000)
+    assert "Name the right file" in told(picket(home, "peers", "add", str(path)), USAGE)
+
+
+def test_only_a_peer_that_waits_for_it_is_to_be_approved(home: Path, born: Path) -> None:
+    make(home.parent / "birch", "Birch", "test.example", home.parent / "old")
+    card = home.parent / "birch.card"
+    fine(picket(home.parent / "birch", "keys", "card", "--out", str(card)))
+    first = picket(home, "peers", "add", str(card), "--name", "birch")
+    assert "picket peers approve birch" in fine(first) + first.stderr
+    fine(picket(home, "peers", "approve", "birch", "--level", "share", "--safety-number",
+                number_with(home, "birch"), "--method", "in-person", "--by", "me"))  # fmt: skip
+    again = picket(home, "peers", "add", str(card))
+    assert "at level share" in fine(again) and "approve" not in fine(again) + again.stderr
+
+
+def number_with(home: Path, name: str) -> str:
+    seen = json.loads(fine(picket(home, "peers", "number", name, "--json")))
+    return str(seen["safety_number"])
 
 
 def test_neither_code_nor_passphrase_is_taken_from_the_command_line(home: Path) -> None:
@@ -97,6 +133,9 @@ def test_passphrase_changes_the_passphrase(home: Path) -> None:
     done = picket(home, "keys", "passphrase", "--old-passphrase-file", str(folder / "old"),
                   "--passphrase-file", str(folder / "new"))  # fmt: skip
     fine(done)
+    kept = load_config(Home(home)).keystore.passphrase_file
+    assert "Put the new passphrase where the service gets it" in done.stderr
+    assert f"the file {kept} (keystore.passphrase_file)" in done.stderr
     assert load(Home(home).keystore, NEW.encode())
 
 
@@ -111,6 +150,8 @@ def test_recover_makes_every_key_new_in_the_same_home(home: Path) -> None:
     secret = {"PICKET_KEYSTORE__PASSPHRASE_FILE": str(home.parent / "new")}
     done = recover(home, "--old-passphrase-file", str(home.parent / "old"))
     assert "all keys are new" in fine(done)
+    assert done.stderr.index("1. Print") < done.stderr.index("2. Destroy the paper")
+    assert "(keystore.passphrase_file)" in done.stderr
     after = json.loads(fine(picket(home, "keys", "status", "--json", env=secret)))
     assert [s["type"] for s in after["statements"]] == ["inception", "card", "recover", "card"]
     assert after["node_id"] == before["node_id"]
@@ -145,6 +186,29 @@ def test_recover_on_a_new_machine_needs_paper_and_any_peers_copy_of_the_card(hom
     fine(picket(fresh, "incidents", "list"))
     assert len(_CODE.findall(Home(fresh).recovery_sheet.read_text())) == 1
     told(recover(fresh, "--card", str(folder / "old.card"), "--network", "test.example"), USAGE)
+    early = recover(folder / "early", "--card", str(folder / "old.card"), "--network",
+                    "test.example", "--after", "1")  # fmt: skip
+    assert "older file, not a newer one" in told(early, USAGE)
+
+
+def test_recover_on_a_new_machine_says_where_it_listens_and_what_its_card_says(
+    home: Path,
+) -> None:
+    folder = home.parent
+    address = "wss://alder.example.org:443"
+    config = Home(home).config
+    lines = config.read_text().splitlines()
+    at = lines.index("[peer]") + 1
+    rest = [line for line in lines[at:] if not line.startswith("endpoints")]
+    lines = [*lines[:at], f'endpoints = ["{address}"]', *rest]
+    config.write_text("\n".join(lines) + "\n")
+    fine(picket(home, "keys", "rotate-seal"))
+    fine(picket(home, "keys", "card", "--out", str(folder / "old.card")))
+    done = recover(folder / "fresh", "--card", str(folder / "old.card"), "--network",
+                   "test.example")  # fmt: skip
+    fine(done)
+    assert f"peers reach it at {address}" in done.stderr
+    assert "listens on 127.0.0.1:8462" in done.stderr
 
 
 def test_revoke_ends_the_identity_for_good(home: Path) -> None:

@@ -243,4 +243,6 @@ def test_a_person_finds_substances_and_countries(home: Path) -> None:
     told(picket(home, "lists", "find", "qqqqxx"), 1)
     rows = json.loads(fine(picket(home, "lists", "show", "modes", "--json")))["items"]
     assert len(rows) == 10
+    status = picket(home, "lists", "status")
+    assert "rows with fields that no second source was found for" in status.stderr
     assert Home(home).path.exists()

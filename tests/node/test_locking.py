@@ -716,7 +716,8 @@ def test_the_status_asks_for_the_recovery_sheet_as_long_as_it_is_on_the_machine(
 # --- the documents ---------------------------------------------------------------------------
 def test_the_drop_in_hands_over_the_credential_under_the_name_that_the_node_looks_for() -> None:
     text = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
-    (drop_in,) = re.findall(r"^```systemd\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^```systemd\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (drop_in,) = (each for each in found if "LoadCredentialEncrypted=" in each)
     lines = [line for line in drop_in.splitlines() if line]
     name, _, path = lines[2].removeprefix("LoadCredentialEncrypted=").partition(":")
     assert lines[:2] == ["[Service]", "LoadCredential="], "an empty one takes the other away"

@@ -227,6 +227,10 @@ def test_clocks_are_judged_by_how_far_they_are_apart(apart: int, result: Result)
         ({"cosigned_at": NOW - HOUR, "link": LinkState(age_ms=900, given_ms=1)}, Result.UNSEEN,
          "1 hour ago"),
         ({"cosigned_at": None, "link": LinkState(age_ms=900, given_ms=1)}, Result.UNSEEN, "asked"),
+        ({"cosigned_at": None, "approved_at": NOW - 170_000}, Result.UNSEEN, "asked"),
+        ({"cosigned_at": None, "approved_at": NOW - 190_000}, Result.FAILED, "never confirmed"),
+        ({"cosigned_at": None, "link": LinkState(age_ms=170_000, given_ms=1)}, Result.UNSEEN,
+         "asked"),
     ],
 )  # fmt: skip
 def test_a_silent_witness_is_told(known: Changes, result: Result, detail: str) -> None:

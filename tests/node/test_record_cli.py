@@ -28,6 +28,7 @@ from node.cli.records import put, read_value
 from node.client import Client
 from protocol import vocabulary as v
 from tests.node.test_cli import (
+    NOT_FOUND,
     OK,
     PASSPHRASE,
     REFUSED,
@@ -372,6 +373,56 @@ def test_an_acknowledgement_clears_the_board(homes: Path) -> None:
     (row,) = [each for each in seen["incidents"] if each["ref"] == ref]
     assert row["not_acknowledged"] == []
     assert row["recipients"][0]["ack"] == "opened"
+
+
+def test_a_link_is_confirmed_with_both_incidents_in_view(homes: Path) -> None:
+    refs, alder, birch = [released(homes), released(homes)], homes / "alder", homes / "birch"
+    listed = json.loads(fine(picket(birch, "links", "list", "--json")))["items"]
+    name, basis = listed[0]["id"], listed[0]["basis"]
+    told(picket(birch, "links", "confirm", "1-2-same_mood", "--yes"), NOT_FOUND)
+    code, shown = at_terminal_often(birch, "links", "confirm", name,
+                                    presses=[("exactly these", b"n\n")])  # fmt: skip
+    assert code == REFUSED
+    assert [each in shown for each in (*refs, basis)] == [True] * 3
+    assert re.search(r"Will receive the face: +alder|Will receive it: +alder", shown)
+    assert "They belong together" in fine(picket(birch, "links", "confirm", name, "--yes"))
+    again = fine(picket(birch, "links", "confirm", name, "--yes"))
+    assert "released before, to alder; nothing is sent again" in again
+    seen = json.loads(fine(picket(birch, "links", "confirm", name, "--yes", "--json")))
+    assert (seen["new"], seen["candidate"]["state"]) == (False, "confirmed")
+    carry(birch, alder)
+    state = Client(alder).call("GET", f"/api/v1/incidents/{refs[0]}/state")[1]
+    assert [each["link"]["basis"] for each in state["links"]] == [basis]
+
+
+def test_figures_are_shown_without_a_name_unless_asked(homes: Path) -> None:
+    birch = homes / "birch"
+    shown = fine(picket(birch, "incidents", "figures", "--since", "90d"))
+    assert re.search(r"^all +0 +- +- +- +-$", shown, re.MULTILINE)
+    assert "alder" not in shown
+    seen = json.loads(fine(picket(birch, "incidents", "figures", "--by-authority", "--json")))
+    assert (seen["all"]["incidents"], seen["by_authority"]) == (0, [])
+
+
+def test_a_list_is_proposed_looked_at_and_taken(homes: Path) -> None:
+    alder, birch, file = homes / "alder", homes / "birch", homes / "list.csv"
+    file.write_text("key;name;cas;table;since\nquokka;Quokka reagent;50-00-0;I;2026-01-01\n")
+    sent = fine(picket(alder, "lists", "propose", str(file), "--version", "2", "--to", "birch",
+                       "--source", "the Board", "--yes"))  # fmt: skip
+    assert "Version 2 of substances is proposed." in sent
+    carry(alder, birch)
+    assert "alder proposes version 2 of substances: 1 row new" in fine(picket(birch, "status"))
+    assert "substances-2@alder: 1 row, 1 new" in fine(picket(birch, "lists", "proposals"))
+    shown = fine(picket(birch, "lists", "show-update", "substances-2@alder"))
+    assert "quokka: cas 50-00-0, name Quokka reagent, table I (2026-01-01)" in shown
+    told(picket(birch, "lists", "accept", "substances-3@alder", "--yes"), NOT_FOUND)
+    code, _ = at_terminal_often(birch, "lists", "accept", "substances-2@alder",
+                                presses=[("Take it?", b"n\n")])  # fmt: skip
+    assert code == REFUSED
+    taken = fine(picket(birch, "lists", "accept", "substances-2@alder", "--yes"))
+    assert "substances 2 of alder is taken." in taken
+    assert "Table I" in fine(picket(birch, "lists", "find", "quokka reagent"))
+    assert "Nothing is proposed." in fine(picket(birch, "lists", "proposals"))
 
 
 # --- operations, shipments, alerts -----------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,8 +17,10 @@ from node.casebook import SCHEMA_VERSION, Casebook
 from protocol.canonical import encode
 from protocol.entry import EntryKind
 from protocol.errors import (
+    BusyError,
     ConflictError,
     InvalidIncidentError,
+    KeystoreError,
     NotFoundError,
     RecordError,
     RequestError,
@@ -524,6 +527,24 @@ def test_an_older_case_db_gets_its_tables_and_opens_what_it_could_not_read(world
         assert opened.quarantined() == []
     birch.open()
     assert shown(birch, key)["face"]["summary"] == "weighed"
+
+
+def test_a_case_db_that_found_no_room_is_not_left_half_made(tmp_path: Path) -> None:
+    path = tmp_path / "case.db"
+    whole = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 100, 1_024, 4_096, 5_000, 16_384, 65_536):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, whole[1]))
+        try:
+            with pytest.raises(BusyError):
+                Casebook(path, bytes(32))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, whole)
+        assert not list(tmp_path.iterdir())
+    with closing(Casebook(path, bytes(32))) as made:
+        assert made.incidents(after=0, limit=1, own=None) == []
+    with pytest.raises(KeystoreError):
+        Casebook(path, bytes([1]) * 32)
+    assert path.exists(), "what was there before is never taken away"
 
 
 def test_what_stands_in_case_db_of_a_response_holds_no_key_of_an_attachment(world: World) -> None:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ from node.home import Home
 from node.signer_agent import Caller, SignerAgent, SignerJournal
 from node.signer_client import ask
 from protocol import suite
-from protocol.errors import ConflictError, SignerAwayError
-from protocol.statement import make_card
+from protocol.errors import ConfigError, ConflictError, KeystoreError, SignerAwayError
+from protocol.statement import Chain, Statement, make_card
 from tests.factories import TestNode
 from tests.net.harness import Net, incident, wait
 from tests.node.test_cli import PASSPHRASE, REFUSED, ROOT, TEMPORARY, USAGE, fine, picket, told
@@ -306,10 +306,132 @@ def test_a_user_it_does_not_serve_is_noted(tmp_path: Path, alder: TestNode) -> N
         network=alder.chain.network, node_id=alder.id, identity=alder.identity, message=None,
         journal=journal,
     )  # fmt: skip
-    signer.refuse(Caller(7, 65_534))
+    for at in (0.0, 1.0, 59.0, 60.0):  # however often it knocks, one line a minute
+        signer.refuse(Caller(7, 65_534), at)
+    signer.refuse(Caller(8, 65_533), 1.0)
     journal.close()
-    row = json.loads((tmp_path / "journal").read_text())
-    assert (row["did"], row["uid"], row["pid"]) == ("turned-away", 65_534, 7)
+    rows = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    assert [(row["did"], row["uid"], row["pid"], row["times"]) for row in rows] == [
+        ("turned-away", 65_534, 7, 1), ("turned-away", 65_534, 7, 3), ("turned-away", 65_533, 8, 1)
+    ]  # fmt: skip
+
+
+def test_a_flood_of_strangers_has_a_bounded_list(tmp_path: Path, alder: TestNode) -> None:
+    journal = SignerJournal(tmp_path / "journal", SystemClock())
+    signer = holding(alder, journal)
+    for uid in range(100_000, 101_000):
+        signer.refuse(Caller(7, uid), 1.0)
+    journal.close()
+    rows = [json.loads(line) for line in (tmp_path / "journal").read_text().splitlines()]
+    assert len(rows) == 257 and rows[-1]["uid"] is None
+
+
+def test_slow_callers_hold_up_nobody(home: Home, folder: Path, tmp_path: Path) -> None:
+    target = move(home, folder)
+    with running(target, tmp_path / "s.sock", folder) as signer, ExitStack() as stack:
+        for data in (b"", b"\0\0", b"\0\0\0\4ab") * 4:
+            slow = stack.enter_context(socket.socket(socket.AF_UNIX))
+            slow.connect(str(signer.path))
+            slow.sendall(data)
+        assert isinstance(ask(signer.path, agent.About(), timeout=1), agent.Held)
+        for _ in range(8):  # as many as it reads at once, and more: the next waits for the first
+            slow = stack.enter_context(socket.socket(socket.AF_UNIX))
+            slow.connect(str(signer.path))
+        assert isinstance(ask(signer.path, agent.About(), timeout=8), agent.Held)
+
+
+# --- what it has signed before ---------------------------------------------------------------
+def holding(node: TestNode, journal: SignerJournal) -> SignerAgent:
+    return SignerAgent(
+        network=node.chain.network, node_id=node.id, identity=node.identity, message=None,
+        journal=journal,
+    )  # fmt: skip
+
+
+def card_request(node: TestNode, chain: Chain, later: int) -> tuple[bytes, Statement]:
+    """What a node asks for a card that it issues *later* ms after the last one."""
+    asked: list[bytes] = []
+
+    class Caught:
+        public = node.identity.public
+
+        def sign(self, message: bytes, source: bytes = b"") -> tuple[bytes, bytes]:
+            asked.append(agent.encode_request(agent.Sign(agent.IDENTITY, message, source)))
+            return node.identity.sign(message)
+
+    made = make_card(node.card, chain=chain, issued=chain.head.issued + later, signer=Caught())
+    return asked[0], made
+
+
+def says(signer: SignerAgent, request: bytes) -> agent.Answer:
+    return agent.parse_answer(signer.answer(request, Caller(1, 0)))
+
+
+def test_it_never_contradicts_a_statement_that_it_signed(tmp_path: Path, alder: TestNode) -> None:
+    first, made = card_request(alder, alder.chain, 1)
+    other, _ = card_request(alder, alder.chain, 2)
+    after, _ = card_request(alder, alder.chain.extend(made), 1)
+    for restarted in range(2):
+        journal = SignerJournal(tmp_path / "journal", SystemClock())
+        signer = holding(alder, journal)
+        assert isinstance(says(signer, first), agent.Signed)
+        assert isinstance(says(signer, first), agent.Signed), "the very same bytes"
+        refused = says(signer, other)
+        assert isinstance(refused, agent.Refused) and refused.code == "equivocation"
+        assert f"statement {made.n + restarted} before" in refused.message
+        assert isinstance(says(signer, after), agent.Signed)
+        assert isinstance(says(signer, other), agent.Refused), "nor one further down"
+        journal.close()
+
+
+def test_another_identity_key_is_judged_by_itself(
+    tmp_path: Path, alder: TestNode, birch: TestNode
+) -> None:
+    request, made = card_request(alder, alder.chain, 1)
+    other, _ = card_request(alder, alder.chain, 2)
+    journal = SignerJournal(tmp_path / "journal", SystemClock())
+    assert isinstance(says(holding(alder, journal), request), agent.Signed)
+    recovered = SignerAgent(
+        network=alder.chain.network, node_id=alder.id, identity=birch.identity, message=None,
+        journal=journal,
+    )  # fmt: skip
+    assert isinstance(says(recovered, other), agent.Signed)
+    assert made.n in journal.statements(recovered._by)
+    journal.close()
+
+
+def test_a_statement_that_was_never_kept_is_signed_again_only_when_told(
+    tmp_path: Path, alder: TestNode
+) -> None:
+    request, made = card_request(alder, alder.chain, 1)
+    other, _ = card_request(alder, alder.chain, 2)
+    journal = SignerJournal(tmp_path / "journal", SystemClock())
+    signer = holding(alder, journal)
+    assert isinstance(says(signer, request), agent.Signed)
+    for wrong in (made.n - 1, made.n + 1):
+        with pytest.raises(ConfigError, match="newest statement"):
+            signer.sign_again(wrong)
+    signer.sign_again(made.n)
+    assert isinstance(says(holding(alder, journal), other), agent.Signed), "it is in the journal"
+    journal.close()
+
+
+def test_a_signature_that_failed_counts_for_nothing(
+    tmp_path: Path, alder: TestNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request, _ = card_request(alder, alder.chain, 1)
+    other, _ = card_request(alder, alder.chain, 2)
+    journal = SignerJournal(tmp_path / "journal", SystemClock())
+    signer = holding(alder, journal)
+
+    def away(*_: object) -> None:
+        raise KeystoreError("the token is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(suite.LocalHybridSigner, "sign", away)
+        assert isinstance(says(signer, request), agent.Refused)
+    assert isinstance(says(holding(alder, journal), other), agent.Signed)
+    journal.close()
 
 
 def test_nothing_is_signed_that_cannot_be_noted(

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,8 +17,11 @@ from keys.keystore import Argon2Params, load, load_sealing
 from keys.trust import Level, Verification
 from node import keyfiles, ownkeys
 from node.home import Home
+from node.logview import LogView
+from node.pairing import PairingDesk
 from node.store import Store
 from protocol import limits
+from protocol.chain import KeyHistory
 from protocol.errors import (
     BusyError,
     ConflictError,
@@ -178,6 +182,73 @@ def test_a_held_peer_cannot_be_approved_around_the_hold(world: World) -> None:
         alder.core.approve_peer(birch.id, Level.SHARE, CALLED)
 
 
+@pytest.mark.parametrize("revoke", [False, True])
+def test_nobody_is_asked_for_digits_to_send_a_held_or_revoked_peer_nothing(
+    world: World, revoke: bool
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    give(alder, *([revoked(birch)] if revoke else recovery(birch)))
+    with pytest.raises(TrustConflictError, match="nothing is sent to it already"):
+        alder.service().approve_peer(
+            "birch", level="observe", safety_digits=None, method=None, by=""
+        )
+
+
+def test_who_has_recovered_asks_peers_to_confirm_and_who_is_revoked_asks_for_nothing(
+    world: World,
+) -> None:
+    alder, birch, cedar = world["alder"], world["birch"], world["cedar"]
+
+    def told(code: str) -> list[str]:
+        pairing = PairingDesk(
+            alder.core, clock=alder.clock, name=lambda node_id: alder.core.trust.peer(node_id).name,
+            peer_row=lambda peer: {}, asked={birch.id: 1, cedar.id: 1}, linked=frozenset,
+        )  # fmt: skip
+        return [f"{text}; {fix}" for found, text, fix in pairing.notices() if found == code]
+
+    alder.core.contact(birch.id)
+    world.clock.advance(MINUTE)
+    own = KeyHistory(alder.core.trust.own).take(recovery(alder))
+    alder.core.statements.own, alder.core.trust = own, replace(alder.core.trust, own=own.chain)
+    world.clock.advance(MINUTE)
+    alder.core.contact(cedar.id)
+    by_name = {line.split()[0]: line for line in told("not-approved")}
+    assert "birch has not confirmed yet that this node recovered" in by_name["birch"]
+    assert "picket peers confirm" in by_name["birch"]
+    assert "picket peers number cedar" in by_name["cedar"], "it was linked since"
+    alder.core.statements.own = own.take([revoked(alder)])
+    assert told("not-approved") == []
+
+
+def test_a_new_log_after_a_recovery_is_told_as_that(world: World) -> None:
+    alder, birch = world["alder"], world["birch"]
+    row = {"node_id": birch.id, "origin": birch.core.card.log.name, "size": 3}
+
+    class Rows:
+        def rows(self, _: str) -> list[dict[str, object]]:
+            return [row]
+
+    def told() -> list[tuple[str, str, str]]:
+        core = SimpleNamespace(store=Rows(), trust=alder.core.trust)
+        view = LogView(core, clock=alder.clock, name=str, read=None)  # type: ignore[arg-type]
+        return list(view._reopened())
+
+    assert told() == []
+    recovered, card = recovery(birch)
+    body = replace(birch.core.card, log=replace(birch.core.card.log, name="birch.example/log2"))
+    chain = birch.core.trust.own
+    signer = recovery_signer(offline(birch).recovery)
+    after = make_card(body, chain=chain.extend(recovered), issued=card.issued, signer=signer)
+    give(alder, recovered, after)
+    ((_, message, fix),) = told()
+    assert "It recovered its identity" in message
+    assert fix.endswith("picket log audit birch")
+    row["origin"] = "birch.example/log7"
+    ((_, message, fix),) = told()
+    assert "recovered" not in message
+    assert fix.startswith("call birch and ask why")
+
+
 def test_old_messages_verify_and_no_back_dated_one_is_taken_after_a_recovery(world: World) -> None:
     alder, birch = world["alder"], world["birch"]
     taken = birch.release(1, alder)
@@ -210,6 +281,30 @@ def test_what_a_thief_signed_before_the_recovery_is_kept_verifies_and_is_told(
     give(alder, *recovery(birch, mine))
     assert level(alder, birch) is Level.HELD
     assert [c.message for c in alder.core.trust.cards_at(birch.id, 2)] == [stolen_key.public[0]]
+    consistent(alder)
+
+
+def test_what_a_thief_sent_under_a_number_that_the_owner_used_again_is_doubtful(
+    world: World,
+) -> None:
+    alder, birch = world["alder"], world["birch"]
+    fair = birch.release(1, alder)
+    alder.core.take([birch.envelope(fair).wire], giver=birch.id)
+    mine = birch.core.trust.own
+    for contact in ("one", "two"):  # by whoever has the keys
+        world.clock.advance(MINUTE)
+        birch.renew_card(contact=contact)
+    stolen = birch.core.trust.own.statements[-2:]
+    give(alder, *stolen)
+    key = birch.release(2, alder)
+    alder.core.take([birch.envelope(key).wire], giver=birch.id)
+    statements = recovery(birch, mine)
+    assert [s.n for s in statements] == [s.n for s in stolen]
+    give(alder, *statements)
+    world.clock.advance(4 * DAY)
+    assert alder.core.statements.confirm(birch.id, CALLED) is True
+    assert alder.core.statements.doubtful(alder.core.trust.peer(birch.id)) == 1
+    assert "doubtful" in alder.notices()
     consistent(alder)
 
 
@@ -454,6 +549,7 @@ def test_a_crash_in_a_rotation_loses_nothing(
         with pytest.raises(Crash):
             rotate(alder, paper.recovery)
     assert alder.home.keystore.read_bytes() == keystore
+    assert not alder.home.recovery_sheet.exists(), "one that can be seen has the code in force"
     alder.close()
     store = Store(alder.home.node_db)
     keyfiles.finish(alder.home, store)
@@ -464,12 +560,66 @@ def test_a_crash_in_a_rotation_loses_nothing(
     assert load_vault(held).identity.public in alder.core.trust.own.identity.keys
     rotated = moment == "after the commit"
     assert (alder.home.keystore.read_bytes() != keystore) is rotated
+    assert not [path for path in alder.home.path.iterdir() if path.name.endswith(".next")]
     if rotated:
-        assert alder.home.recovery_sheet.exists()
+        assert alder.home.recovery_sheet.read_text() == "new sheet\n"
     else:
-        alder.home.recovery_sheet.unlink(missing_ok=True)
+        assert not alder.home.recovery_sheet.exists()
         rotate(alder, paper.recovery)
     alder.core.verify()
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_crash_in_a_recovery_shows_no_sheet_that_is_not_in_force(
+    committed: bool, world: World, paper: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alder = world["alder"]
+
+    class Crash(BaseException):
+        pass
+
+    def crash(*_: object) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keyfiles, "finish", crash)  # a dead process tidies up nothing
+        if not committed:
+            patched.setattr(keyfiles, "note", crash)
+        with pytest.raises(Crash):
+            ownkeys.recover(
+                alder.core, code=paper.recovery, following=FOLLOWING, sheet="new sheet\n",
+                passphrase=b"another passphrase", old=alder.secrets, params=CHEAP,
+            )  # fmt: skip
+    assert not alder.home.recovery_sheet.exists()
+    alder.close()
+    store = Store(alder.home.node_db)
+    keyfiles.finish(alder.home, store)
+    store.close()
+    assert alder.home.recovery_sheet.exists() is committed
+    passphrase = b"another passphrase" if committed else PASSPHRASE
+    alder.secrets = load(alder.home.keystore, passphrase)
+    alder.open()
+    consistent(alder)
+
+
+def test_a_failure_after_the_commit_of_a_rotation_loses_no_sheet(
+    world: World, paper: Offline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alder = world["alder"]
+
+    def full() -> None:
+        raise BusyError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(alder.core.statements, "_take_over", full)
+        with pytest.raises(BusyError):
+            rotate(alder, paper.recovery)
+    assert alder.home.recovery_sheet.read_text() == "new sheet\n"
+    alder.close()
+    alder.secrets = load(alder.home.keystore, PASSPHRASE)
+    alder.open()
+    assert alder.core.trust.own.identity.keys == (recovery_signer(paper.recovery).public,)
+    consistent(alder)
 
 
 def test_sealing_keys_rotate_monthly_and_old_ones_are_destroyed_once_nothing_needs_them(
