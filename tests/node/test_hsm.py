@@ -207,6 +207,7 @@ def test_the_message_key_can_be_in_the_token_too(token: SoftToken, tmp_path: Pat
         assert core.card.message == opened(token).public("picket-message")
 
 
+@pytest.mark.long
 def test_an_identity_from_a_file_goes_into_a_token_and_a_rotation_takes_it_out(
     token: SoftToken, secret: Path, tmp_path: Path
 ) -> None:

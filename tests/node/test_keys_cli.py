@@ -162,6 +162,7 @@ def test_recover_makes_every_key_new_in_the_same_home(home: Path) -> None:
     assert "not the recovery code" in told(again, USAGE), "each code works once"
 
 
+@pytest.mark.long
 def test_recover_works_without_the_old_keystore(home: Path) -> None:
     secret = {"PICKET_KEYSTORE__PASSPHRASE_FILE": str(home.parent / "new")}
     Home(home).keystore.write_bytes(b"damaged")

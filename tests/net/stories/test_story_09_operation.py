@@ -17,6 +17,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+import pytest
+
 from tests.net.harness import Net, Node, incident, wait
 from tests.net.stories.many import many, spread
 from tests.net.stories.officer import amend, retract
@@ -135,6 +137,7 @@ class Courier:
                 pass
 
 
+@pytest.mark.long
 def test_story_09_operation_of_34(tmp_path: Path) -> None:
     dice = Random(9)
     with many(tmp_path, NAMES) as world:
