@@ -67,12 +67,17 @@ def told(done: Done, code: int, *words: str) -> str:
 
 def notices(node: Node) -> dict[str, str]:
     """Return what ``picket status`` shows that needs a person, by code."""
-    for _ in range(5):  # until nothing has changed between the two forms
+
+    def both() -> tuple[list[dict[str, str]], str]:
         rows = json.loads(told(picket(node.home.path, "status", "--json"), OK))["notices"]
-        shown = told(picket(node.home.path, "status"), OK)
-        again = json.loads(told(picket(node.home.path, "status", "--json"), OK))["notices"]
-        if again == rows:
+        return rows, told(picket(node.home.path, "status"), OK)
+
+    rows, shown = both()
+    for _ in range(5):
+        again = both()
+        if again[0] == rows:
             break
+        rows, shown = again  # it has changed between the two forms
     for row in rows:
         assert f"! {row['message']}" in shown
     return {row["code"]: row["message"] for row in rows}

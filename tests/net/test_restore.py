@@ -223,7 +223,6 @@ def test_a_backup_that_nothing_has_happened_since_goes_on_and_its_twin_is_named(
         assert not {"log-fork", "own-log-fork"} & set(notices(node))
 
 
-@pytest.mark.long
 def test_what_is_backed_up_while_reports_pour_in_holds_together(net: Net) -> None:
     alder, birch, _ = three(net)
     file = net.folder / "backup"
