@@ -22,7 +22,6 @@ from protocol.errors import RequestError
 if TYPE_CHECKING:
     from protocol.state import IncidentState
 
-_OWN_INDEX: Final = "CREATE INDEX IF NOT EXISTS incidents_own ON incidents(log_index) WHERE own = 1"
 _OPEN_REQUESTS: Final = 500
 _RETRACT: Final = "incident.retract"
 Row = dict[str, Any]
@@ -76,10 +75,6 @@ class Board:
 
     # --- which -------------------------------------------------------------------------------
     def _newest(self, cases: Casebook, limit: int) -> dict[Key, None]:
-        names = {row["name"] for row in cases.database.query("PRAGMA index_list(incidents)")}
-        if "incidents_own" not in names:
-            with cases.transaction():
-                cases.database.execute(_OWN_INDEX)
         rows = cases.database.query(
             "SELECT incident_id, author FROM incidents WHERE own = 1 "
             "ORDER BY log_index DESC LIMIT ?",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from protocol.erasure import ErasureAct
     from protocol.incident import Enclosed
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 _ITEMS_SINCE: Final = 4
 _USE_NOTED_MS: Final = 60_000
 _TABLES: Final[dict[str, tuple[dict[str, Any], str | tuple[str, ...]]]] = {
@@ -112,6 +112,25 @@ _ITEM_INDEXES: Final = (
     "ON incidents(json_extract(face, '$.operation_id')) "
     "WHERE json_extract(face, '$.operation_id') IS NOT NULL",
 )
+# What desks keep beside what was received, and what they look up by.
+_DESKS: Final = (
+    "CREATE TABLE IF NOT EXISTS ref_lists (name TEXT PRIMARY KEY, version TEXT NOT NULL, "
+    "source TEXT NOT NULL, imported INTEGER NOT NULL, rows TEXT NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS list_updates (name TEXT NOT NULL, author BLOB NOT NULL, "
+    "taken INTEGER NOT NULL, ignored INTEGER NOT NULL, at INTEGER NOT NULL, "
+    "PRIMARY KEY (name, author)) STRICT",
+    "CREATE TABLE IF NOT EXISTS alerts_read (envelope_id BLOB PRIMARY KEY, "
+    "at INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS pics_sent (incident_id TEXT PRIMARY KEY, pics_ref TEXT NOT NULL, "
+    "revision INTEGER NOT NULL, by TEXT NOT NULL, at INTEGER NOT NULL) STRICT",
+    "CREATE TABLE IF NOT EXISTS retention (incident_id TEXT, author BLOB, until TEXT NOT NULL, "
+    "noticed INTEGER NOT NULL, PRIMARY KEY (incident_id, author)) STRICT",
+    "CREATE INDEX IF NOT EXISTS incidents_own ON incidents(log_index) WHERE own = 1",
+    "CREATE INDEX IF NOT EXISTS incidents_retain ON incidents(log_index) "
+    "WHERE json_extract(face, '$.handling.retain_until') IS NOT NULL",
+    "CREATE INDEX IF NOT EXISTS records_log ON records(log_index)",
+    "CREATE INDEX IF NOT EXISTS items_log ON items(log_index)",
+)
 _INCIDENTS: Final = (
     "SELECT i.*, e.reason AS erased_for, e.at AS erased_at, s.retracted, s.contested "
     "FROM incidents i "
@@ -183,8 +202,8 @@ class Casebook:
             with self.transaction():
                 for name, (columns, key) in _TABLES.items():
                     self._database.table(name).create(columns, pk=key, strict=True)
-                for index in (*_INDEXES, *_ITEM_INDEXES):
-                    self._connection.execute(index)
+                for statement in (*_INDEXES, *_ITEM_INDEXES, *_DESKS):
+                    self._connection.execute(statement)
                 self._connection.execute("INSERT INTO cursor VALUES (1, 0, 0)")
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         elif version < SCHEMA_VERSION:
@@ -198,6 +217,8 @@ class Casebook:
                     for index in _ITEM_INDEXES:
                         self._connection.execute(index)
                     self._follow_again()
+                for statement in _DESKS:
+                    self._connection.execute(statement)
                 self._connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         self._index_again()
         # A crash may have come between an erasure and this.

@@ -21,10 +21,6 @@ from protocol.errors import RequestError
 
 REPORT: Final = "incident.report"
 ERASED: Final = "erased"
-_INDEXES: Final = (
-    "CREATE INDEX IF NOT EXISTS records_log ON records(log_index)",
-    "CREATE INDEX IF NOT EXISTS items_log ON items(log_index)",
-)
 _REPORTS: Final = (
     "SELECT x.log_index, x.envelope_id, x.revision, x.author, i.incident_id, i.ref, i.own, "
     "i.author AS owner FROM records x JOIN incidents i ON i.incident_id = x.incident_id "
@@ -59,7 +55,6 @@ class Feed:
         if not 1 <= limit <= limits.MAX_PAGE:
             raise RequestError(f"limit is outside 1 to {limits.MAX_PAGE}", fix="ask for less")
         _, cases = self._core.opened()
-        _prepare(cases)
         end = cases.next_index
         found = sorted(
             (*self._written(cases, after, limit + 1), *self._erased(cases, after, end, limit + 1)),
@@ -111,11 +106,3 @@ class Feed:
             "author": self._name(row["owner"]), "own": bool(row["own"]),
             "by": self._name(writer), "revision": row.get("revision"),
         }  # fmt: skip
-
-
-def _prepare(cases: Casebook) -> None:
-    names = {row["name"] for row in cases.database.query("PRAGMA index_list(records)")}
-    if "records_log" not in names:
-        with cases.transaction():
-            for index in _INDEXES:
-                cases.database.execute(index)

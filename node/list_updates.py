@@ -22,11 +22,6 @@ from protocol.errors import ConflictError, NotFoundError, RequestError
 if TYPE_CHECKING:
     from protocol.records_operations import ListRow
 
-_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS list_updates (name TEXT NOT NULL, author BLOB NOT NULL, "
-    "taken INTEGER NOT NULL, ignored INTEGER NOT NULL, at INTEGER NOT NULL, "
-    "PRIMARY KEY (name, author)) STRICT"
-)
 _MOST: Final = 50
 """Lists of peers that are looked at: the newest, so that no flood of names makes status slow."""
 Row = dict[str, Any]
@@ -143,7 +138,6 @@ class ListUpdates:
 
     def _note(self, cases: Casebook, row: Mapping[str, Any], *, taken: int, ignored: int) -> None:
         author = self._find(row["peer"]).node_id
-        cases.database.execute(_TABLE)
         cases.database.execute(
             "INSERT INTO list_updates VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "taken = max(taken, excluded.taken), ignored = max(ignored, excluded.ignored), "
@@ -153,8 +147,6 @@ class ListUpdates:
 
     def _decided(self, cases: Casebook, name: str, author: bytes) -> tuple[int, int]:
         """Return up to which version it was taken, and ignored; what was deleted comes again."""
-        if "list_updates" not in cases.database.table_names():
-            return 0, 0
         rows = cases.database.query(
             "SELECT taken, ignored FROM list_updates WHERE name = ? AND author = ?", [name, author]
         )

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from node.casebook import Casebook
 from node.clock import Clock, rfc3339
 from node.core import Core
 from protocol import checks, limits, reference
@@ -29,10 +28,6 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _TEXTS: Final = ("name", "cas", "inchikey", "substance_id", "note")
 _DATES: Final = ("since", "until")
 _DATE: Final = re.compile(r"[0-9]{4}(-[0-9]{2}(-[0-9]{2})?)?")
-_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS ref_lists (name TEXT PRIMARY KEY, version TEXT NOT NULL, "
-    "source TEXT NOT NULL, imported INTEGER NOT NULL, rows TEXT NOT NULL) STRICT"
-)
 Row = dict[str, Any]
 
 
@@ -201,7 +196,6 @@ class ListDesk:
 
     def _keep(self, name: str, version: str, source: str, rows: Sequence[Row]) -> None:
         _, cases = self._core.opened()
-        _make_table(cases)
         cases.database.execute(
             "INSERT OR REPLACE INTO ref_lists VALUES (?, ?, ?, ?, ?)",
             (name, version, source, self._clock.now(), json.dumps(rows, ensure_ascii=False)),
@@ -228,8 +222,6 @@ class ListDesk:
             _, cases = self._core.opened()
         except LockedError:
             return None
-        if "ref_lists" not in cases.database.table_names():
-            return []
         return list(cases.database.query("SELECT * FROM ref_lists ORDER BY name"))
 
     def _imported_list(self, name: str) -> Row:
@@ -292,10 +284,6 @@ def _holds(row: Mapping[str, str], day: datetime.date) -> bool:
     """Whether a row holds on *day*; where a date is not exact, it does."""
     begun = "since" not in row or reference.bounds(row["since"])[0] <= day
     return begun and ("until" not in row or day <= reference.bounds(row["until"])[1])
-
-
-def _make_table(cases: Casebook) -> None:
-    cases.database.execute(_TABLE)
 
 
 def _status(known: reference.Substances, match: reference.Match, day: datetime.date) -> Row:

@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 EXPORT: Final = "export-sheet"
 """How a sheet that is handed out is called among the acts about an incident."""
 FORMATS: Final = ("text", "csv", "xlsx")
-_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS pics_sent (incident_id TEXT PRIMARY KEY, pics_ref TEXT NOT NULL, "
-    "revision INTEGER NOT NULL, by TEXT NOT NULL, at INTEGER NOT NULL) STRICT"
-)
-_OWN: Final = "CREATE INDEX IF NOT EXISTS incidents_own ON incidents(log_index) WHERE own = 1"
 _FIRST_YEAR, _LAST_YEAR = 1988, 9999
 _WIDEST: Final = 60
 _PAGE: Final = 500
@@ -87,7 +82,6 @@ class ObligationDesk:
         from protocol.obligations import Sent  # noqa: PLC0415
 
         _, cases = self._core.opened()
-        self._prepare(cases)
         return {
             row["incident_id"]: Sent(
                 pics_ref=row["pics_ref"], revision=row["revision"], by=row["by"],
@@ -95,12 +89,6 @@ class ObligationDesk:
             )
             for row in cases.database.query("SELECT * FROM pics_sent")
         }  # fmt: skip
-
-    def _prepare(self, cases: Casebook) -> None:
-        if "pics_sent" not in cases.database.table_names():
-            with cases.transaction():
-                cases.database.execute(_TABLE)
-                cases.database.execute(_OWN)
 
     # --- copies for the Board ----------------------------------------------------------------
     def incb(self) -> Row:
@@ -148,7 +136,6 @@ class ObligationDesk:
             raise ConflictError(
                 "this incident is another authority's", fix="its originator sends it to the Board"
             )
-        self._prepare(cases)
         incident_id, now = row["incident_id"], self._clock.now()
         known = next(
             iter(cases.database.query("SELECT * FROM pics_sent WHERE incident_id = ?",

@@ -30,10 +30,6 @@ _NAMED: Final = {
 """What is found by a name: what it is, its id, its name, and where to see all."""
 _LEAST_PREFIX: Final = 6
 _PREFIX: Final = re.compile(r"[0-9a-f-]+")
-_READ_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS alerts_read (envelope_id BLOB PRIMARY KEY, at INTEGER NOT NULL) "
-    "STRICT"
-)
 _MINUTE_MS: Final = 60_000
 _LAYERS: Final = ("face", "annex")
 _SPOKEN: Final = ("request", "response", "message")
@@ -369,7 +365,6 @@ class RecordViews:
         row = self._found("alert.special", text)
         _, cases = self._core.opened()
         with cases.transaction():
-            cases.database.execute(_READ_TABLE)
             cases.database.execute(
                 "INSERT OR IGNORE INTO alerts_read "
                 "SELECT envelope_id, ? FROM items WHERE kind = 'alert.special' "
@@ -380,8 +375,6 @@ class RecordViews:
         return {"id": row["subject"], "read": True}
 
     def _read(self, cases: Casebook) -> set[bytes]:
-        if "alerts_read" not in cases.database.table_names():
-            return set()
         rows = cases.database.query("SELECT envelope_id FROM alerts_read")
         return {row["envelope_id"] for row in list(rows)}
 

@@ -32,14 +32,6 @@ NOTICE_DAYS: Final = 30
 GRACE_DAYS: Final = 7
 RULE: Final = "retention rule"
 """By whom the node erases when nobody is asked."""
-_TABLE: Final = (
-    "CREATE TABLE IF NOT EXISTS retention (incident_id TEXT, author BLOB, until TEXT NOT NULL, "
-    "noticed INTEGER NOT NULL, PRIMARY KEY (incident_id, author)) STRICT"
-)
-_KEEPS: Final = (
-    "CREATE INDEX IF NOT EXISTS incidents_retain ON incidents(log_index) "
-    "WHERE json_extract(face, '$.handling.retain_until') IS NOT NULL"
-)
 _log = structlog.get_logger()
 Row = dict[str, Any]
 
@@ -129,7 +121,6 @@ class Retention:
     def _look(self) -> list[tuple[_Kept, Stage]]:
         """Bring the announcements up to date; return what is announced, and how far it is."""
         _, cases = self._core.opened()
-        _prepare(cases)
         today, now = self._today(), self._clock.now()
         known = {
             (row["incident_id"], row["author"]): row
@@ -259,10 +250,3 @@ def _first(kept: Sequence[_Kept]) -> str:
 
 def _day(ms: int) -> datetime.date:
     return datetime.date.fromisoformat(rfc3339(ms)[:10])
-
-
-def _prepare(cases: Casebook) -> None:
-    if "retention" not in cases.database.table_names():
-        with cases.transaction():
-            cases.database.execute(_TABLE)
-            cases.database.execute(_KEEPS)
