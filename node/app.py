@@ -93,20 +93,7 @@ def check_init(home_path: Path, values: Mapping[str, Any]) -> bool:
     Raises:
         OperatorError: the folder is in use or cannot be seen, or a value is refused.
     """
-    home = Home(home_path.absolute())
-    home.check_socket_path()
-    try:
-        exists = home.path.is_dir()
-        used = exists and any(home.path.iterdir())
-    except OSError as error:
-        raise ConfigError(
-            f"{home.path} cannot be made: {error.strerror}", fix="choose another with --home"
-        ) from None
-    if used:
-        raise ConfigError(
-            f"{home.path} is not empty: a node may live there already",
-            fix="choose another folder with --home; nothing was changed",
-        )
+    exists = Home(home_path.absolute()).check_empty()
     check_values(values)
     for endpoint in values.get("peer.endpoints", ()):
         try:

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 _BEGINNING: Final = re.compile(r"[0-9a-f]{8,64}")
-_OCTETS: Final = "application/octet-stream"
 Row = dict[str, Any]
 Audience = tuple[bytes, ...]
 

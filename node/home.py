@@ -113,6 +113,27 @@ class Home:
                 f"other users can look into {self.path}", fix=f"chmod 700 {self.path}"
             )
 
+    def check_empty(self) -> bool:
+        """Check that a node can be made here; return whether the folder exists.
+
+        Raises:
+            ConfigError: it is in use or cannot be seen.
+        """
+        self.check_socket_path()
+        try:
+            exists = self.path.is_dir()
+            used = any(self.path.iterdir()) if exists else os.path.lexists(self.path)
+        except OSError as error:
+            raise ConfigError(
+                f"{self.path} cannot be made: {error.strerror}", fix="choose another with --home"
+            ) from None
+        if used:
+            raise ConfigError(
+                f"{self.path} is not empty: a node may live there already",
+                fix="choose another folder with --home; nothing was changed",
+            )
+        return exists
+
     def check_socket_path(self) -> None:
         """Check that the operator's socket can be made in this folder.
 

@@ -24,7 +24,6 @@ KINDS: Final = (
     BATCH, CONTAINER, DOCUMENT, PHONE, EMAIL, URL, HANDLE, ACCOUNT, REGISTRATION, PLATE, VOYAGE,
     SEAL,
 )  # fmt: skip
-SELECTORS: Final = (PHONE, EMAIL, URL, HANDLE, ACCOUNT)
 _SELECTOR_KINDS: Final = {
     "phone": PHONE, "email": EMAIL, "url": URL, "domain": URL, "messenger_handle": HANDLE,
     "marketplace_handle": HANDLE, "social_handle": HANDLE, "bank_account": ACCOUNT,

@@ -10,7 +10,7 @@ from node.audit import Audit, Reader
 from node.clock import Clock, rfc3339
 from node.core import Core
 from node.witness import fork_origin
-from node.words import counted
+from node.words import counted, quoted
 from protocol.errors import ConflictError, NotFoundError, RequestError
 from protocol.log_fork import parse_log_fork
 from protocol.policy import format_policy
@@ -114,7 +114,7 @@ class LogView:
                 f"the log of {name} contradicts itself: it was rewritten, or it shows different "
                 "logs to different nodes",
                 f"believe no receipt of {name} before you know why: call {name}. "
-                f"The proof: picket log fork {_quoted(name)}",
+                f"The proof: picket log fork {quoted(name)}",
             )
         yield from self._reopened()
         yield from self._unproven()
@@ -136,7 +136,7 @@ class LogView:
             if peer is not None and peer.card.log.name != row["origin"]:
                 began = f"{peer.name} began a new log; its old one was seen with "
                 message = began + counted(row["size"], "entry")
-                audit = f"picket log audit {_quoted(peer.name)}"
+                audit = f"picket log audit {quoted(peer.name)}"
                 fix = (
                     f"call {peer.name} and ask why: it is right after an old copy was put back or "
                     f"a recovery, and after nothing else. Then check the old log: {audit}"
@@ -155,7 +155,7 @@ class LogView:
                     "log-unproven",
                     f"{name} has not proven {counted(count, 'head')} of its log since "
                     f"{rfc3339(since)}",
-                    f"see: picket log audit {_quoted(name)}",
+                    f"see: picket log audit {quoted(name)}",
                 )
 
     def _unwitnessed(self) -> Iterator[Notice]:
@@ -274,7 +274,3 @@ def _by_recovery(peer: Peer, origin: str) -> bool:
 
 def _time(seconds: int) -> str:
     return rfc3339(seconds * 1_000)
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"' if " " in name else name

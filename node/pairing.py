@@ -17,7 +17,7 @@ from node.clock import Clock, rfc3339
 from node.core import Core
 from node.knocking import ask_to_confirm, call_it
 from node.lookalikes import alike, quoted
-from node.words import counted
+from node.words import counted, minute
 from protocol import limits
 from protocol.armor import armor_block, dearmor_block
 from protocol.errors import (
@@ -74,7 +74,7 @@ class PairingDesk:
         now = self._clock.now()
         if card.expires <= now:
             raise ExpiredError(
-                f"the card of {quoted(card.authority)} ended at {_minute(card.expires)}",
+                f"the card of {quoted(card.authority)} ended at {minute(card.expires)}",
                 fix="ask that authority for its new card",
             )
         try:
@@ -284,7 +284,7 @@ class PairingDesk:
                 message = f"{name} has not confirmed yet that this node recovered"
                 yield "not-approved", message, ask_to_confirm(name)
                 continue
-            message = f"{name} has not approved this node yet; it was asked at {_minute(at)}"
+            message = f"{name} has not approved this node yet; it was asked at {minute(at)}"
             yield "not-approved", message, call_it(name)
 
     def waits_for(self, node_id: bytes) -> bool:
@@ -313,8 +313,3 @@ def _shown(done: Done) -> Row:
         "act": done.key, "what": done.what, "name": done.name,
         "node_id": format_node_id(done.node_id), "at": rfc3339(done.at),
     }  # fmt: skip
-
-
-def _minute(at: int) -> str:
-    shown = rfc3339(at)
-    return f"{shown[:10]} {shown[11:16]} UTC"

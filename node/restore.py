@@ -34,7 +34,6 @@ from protocol import limits, suite
 from protocol.canonical import decode
 from protocol.errors import (
     BackupError,
-    ConfigError,
     KeystoreError,
     PeerError,
     StoreError,
@@ -107,7 +106,7 @@ def restore(path: Path, codes: Sequence[PaperCode], home_path: Path, *, now: int
         BusyError: the disk is full; nothing was changed.
     """
     home = Home(home_path.absolute())
-    exists = check_empty(home)
+    exists = home.check_empty()
     name = f".{home.path.name}.{secrets.token_hex(4)}"
     fresh = Home(home.path / name if exists else home.path.with_name(name))
     with _disk(str(home.path)):
@@ -119,28 +118,6 @@ def restore(path: Path, codes: Sequence[PaperCode], home_path: Path, *, now: int
         finally:
             shutil.rmtree(fresh.path, ignore_errors=True)
     return report
-
-
-def check_empty(home: Home) -> bool:
-    """Check that a node can be restored to *home*; return whether the folder exists.
-
-    Raises:
-        ConfigError: it is in use or cannot be seen.
-    """
-    home.check_socket_path()
-    try:
-        exists = home.path.is_dir()
-        used = (exists and any(home.path.iterdir())) or (not exists and os.path.lexists(home.path))
-    except OSError as error:
-        raise ConfigError(
-            f"{home.path} cannot be made: {error.strerror}", fix="choose another with --home"
-        ) from None
-    if used:
-        raise ConfigError(
-            f"{home.path} is not empty: a node may live there already",
-            fix="choose another folder with --home; nothing was changed",
-        )
-    return exists
 
 
 def _fill(fresh: Home, path: Path, codes: Sequence[PaperCode], now: int) -> Report:

@@ -25,7 +25,7 @@ from node.casebook import Casebook
 from node.clock import Clock, rfc3339
 from node.log import Log
 from node.store import Store
-from node.words import counted
+from node.words import counted, minute
 from protocol.canonical import decode, encode
 from protocol.errors import BusyError, ConflictError, PeerError, RequestError, StoreError
 from protocol.limits import MAX_NAME
@@ -207,7 +207,7 @@ class Restored:
             message, fix = self.words()
             raise BusyError(message, fix=fix)
         raise ConflictError(
-            f"this node was restored from a backup of {_minute(self.mark.made_at)}: whom it has "
+            f"this node was restored from a backup of {minute(self.mark.made_at)}: whom it has "
             "trusted less since then it does not know, so it releases nothing",
             fix="go through the levels: picket restored",
         )
@@ -250,7 +250,7 @@ class Restored:
     def words(self) -> tuple[str, str]:
         """Return what a node that waits tells its operator, and what to do."""
         assert self.mark is not None  # noqa: S101  only asked of a restored node
-        since = f"this node was restored from a backup of {_minute(self.mark.made_at)}"
+        since = f"this node was restored from a backup of {minute(self.mark.made_at)}"
         names = ", ".join(peer.name for peer in self.missing())
         if names:
             return (
@@ -267,7 +267,7 @@ class Restored:
         """Return what a node tells that signs, and whose trust levels nobody has gone through."""
         assert self.mark is not None  # noqa: S101  only asked of a restored node
         return (
-            f"this node was restored from a backup of {_minute(self.mark.made_at)}: its trust "
+            f"this node was restored from a backup of {minute(self.mark.made_at)}: its trust "
             "levels are those of then, what was erased since is back, all tokens have ended, and "
             "it releases nothing yet",
             "go through the levels: picket restored",
@@ -278,7 +278,7 @@ class Restored:
         if self.mark is None:
             return None
         return (
-            f"this node was restored from a backup of {_minute(self.mark.made_at)} with "
+            f"this node was restored from a backup of {minute(self.mark.made_at)} with "
             f"{self._log.size} log entries; since then it signed up to {shown}, as a peer shows. "
             "It must not go on with this log",
             "begin a new log on what is left: picket log reopen. But if another copy of this node "
@@ -311,8 +311,3 @@ def _checked_name(by: str) -> str:
     if not by.strip() or len(by) > MAX_NAME:
         raise RequestError("by is empty or too long", fix="say who decides it")
     return by.strip()
-
-
-def _minute(at: int) -> str:
-    shown = rfc3339(at)
-    return f"{shown[:10]} {shown[11:16]} UTC"

@@ -64,7 +64,7 @@ from node.retention import Retention
 from node.search_desk import SearchDesk
 from node.tiles import CHECKPOINT, LogFiles, Resource
 from node.verifying import Verifier, shown
-from node.words import counted
+from node.words import counted, minute, quoted
 from protocol import envelope, limits, suite
 from protocol.access import EXPORT_LOG, PROOF, RAW, READ
 from protocol.approval import Kind
@@ -344,9 +344,9 @@ class Service:
             name = self._name(node_id)
             message = (
                 f"{name} owes {counted(late.count, 'receipt')}; "
-                f"the oldest is missing since {_minute(late.oldest)}"
+                f"the oldest is missing since {minute(late.oldest)}"
             )
-            yield "receipts-missing", message, f"see: picket delivery missing {_quoted(name)}"
+            yield "receipts-missing", message, f"see: picket delivery missing {quoted(name)}"
         if self.network.running:
             yield from self._link_notices()
 
@@ -379,7 +379,7 @@ class Service:
             contact = self._last_contact(peer)
             if peer.node_id in trouble:
                 since = "has never been linked" if contact is None else (
-                    f"is not linked, last seen {_minute(contact)}"
+                    f"is not linked, last seen {minute(contact)}"
                 )  # fmt: skip
                 cause, fix = _trouble(peer.name, trouble[peer.node_id])
                 yield "peer-trouble", f"{peer.name} {since}: {cause}", fix
@@ -399,7 +399,7 @@ class Service:
             if told.at is None:
                 message += f"; {name} will be asked to seal them again"
             else:
-                message += f"; {name} was asked to seal them again, last at {_minute(told.at)}"
+                message += f"; {name} was asked to seal them again, last at {minute(told.at)}"
             if told.wrong:
                 message += f"; {counted(told.wrong, 'answer')} did not open either"
                 fix = f"call {name}: its node is broken, or it leaves this one out on purpose"
@@ -412,7 +412,7 @@ class Service:
             message = f"{name} could not open {counted(told.envelopes, 'envelope')} of this node"
             fix = f"if {name} did not lose or change its keys, call it: somebody may pose as it"
             if told.at is not None:
-                message += f"; their key was sealed to it again, last at {_minute(told.at)}"
+                message += f"; their key was sealed to it again, last at {minute(told.at)}"
             if told.wrong:
                 message += "; some of them could not be sealed again"
                 fix = f"check the card of {name}, or release what is in them once more"
@@ -1375,15 +1375,6 @@ def _groups(chosen: Audience) -> list[tuple[tuple[Peer, ...], tuple[str, ...]]]:
     if chosen.separately:
         groups = [((peer,), layers) for peers, layers in groups for peer in peers]
     return groups
-
-
-def _minute(at: int) -> str:
-    shown = rfc3339(at)
-    return f"{shown[:10]} {shown[11:16]} UTC"
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"' if " " in name else name
 
 
 def _trouble(name: str, text: str) -> tuple[str, str]:

@@ -1,6 +1,8 @@
-"""Words for people: counts with their noun."""
+"""Words for people: counts with their noun, times, names."""
 
 from __future__ import annotations
+
+from node.clock import rfc3339
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -17,3 +19,14 @@ def counted(number: int, one: str, many: str = "") -> str:
         ends_in_y = one.endswith("y") and one[-2:-1] not in set("aeiou")
         many = f"{one[:-1]}ies" if ends_in_y else f"{one}s"
     return f"{number} {many}"
+
+
+def minute(at: int) -> str:
+    """Return a time (ms) to the minute: ``2026-03-01 08:30 UTC``."""
+    shown = rfc3339(at)
+    return f"{shown[:10]} {shown[11:16]} UTC"
+
+
+def quoted(name: str) -> str:
+    """Return *name* as it is typed in a command: in quotes if it has blanks."""
+    return f'"{name}"' if " " in name else name

@@ -182,7 +182,7 @@ def restore(  # noqa: PLR0917  typer binds a command's parameters by name
     if look == (home is not None):
         usage("say what to do. Give --home NEW to restore it, or --verify to look only")
     if home is not None:
-        restoring.check_empty(Home(home.absolute()))
+        Home(home.absolute()).check_empty()
     codes = _codes(chosen, file, sheet or [])
     if look:
         secret = None if passphrase_file is None else read_passphrase_file(passphrase_file)

@@ -15,10 +15,8 @@ SIZES: Final = {"S": 1_000, "M": 25_000, "L": 600_000}
 """S: five years at the pace of a few hundred a year; M: the size of IONICS; L: stress only."""
 FIRST_DAY: Final = datetime.date(2021, 9, 1)
 DAYS: Final = 1_826
-NODES: Final = 110
 ZIPF_COUNTRIES: Final = 1.1
 ZIPF_SUBSTANCES: Final = 1.0
-FAMILIES: Final = 25
 
 TYPES: Final = {
     "seizure": 58.0,
